@@ -1,0 +1,82 @@
+"""What an exporter is, and the table of operator lowerings that each one fills."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from compiler.errors import Refusal
+from profiles.schema import Precision
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What the artifact should be.
+
+    ``precision`` FP32 and FP16 come with a float hub; INT8 comes with a quantized hub (see compiler/hub.py).
+    ``metadata`` is written into the artifact where the format has a place for it (deterministic values only).
+    """
+
+    precision: Precision
+    deployment_target: str = "iOS17"
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """``path`` is a file, or a folder for .mlpackage. ``notes`` are facts for the report (transposes left, casts added)."""
+
+    path: Path
+    notes: tuple[str, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+
+class Exporter(Protocol):
+    """Writes one format.
+
+    ``check`` lists everything that cannot be expressed without writing anything. ``export`` writes ``destination``
+    (whose suffix is ``suffix``) atomically and byte-identically for identical input; it never modifies ``model``.
+    """
+
+    format: str
+    suffix: str
+
+    def check(self, model: ir.Model, options: ExportOptions) -> list[Refusal]: ...
+
+    def export(self, model: ir.Model, destination: Path, options: ExportOptions) -> ExportResult:
+        """Raises UnsupportedModel with all refusals, StorageError."""
+        ...
+
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+class LoweringTable(Generic[F]):
+    """Operator lowerings of one exporter: ``@table.lowers("Conv", since=11)``; the highest ``since`` not above the opset wins."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self._table: dict[str, dict[int, F]] = {}
+
+    def lowers(self, *op_types: str, since: int = 1) -> Callable[[F], F]:
+        def register(function: F) -> F:
+            for op_type in op_types:
+                versions = self._table.setdefault(op_type, {})
+                if since in versions:
+                    raise ValueError(f"{self.target}: {op_type} since {since} is registered twice")
+                versions[since] = function
+            return function
+
+        return register
+
+    def find(self, op_type: str, opset: int) -> F | None:
+        fitting = [since for since in self._table.get(op_type, {}) if since <= opset]
+        return self._table[op_type][max(fitting)] if fitting else None
+
+    def op_types(self) -> list[str]:
+        return sorted(self._table)

@@ -1,0 +1,49 @@
+"""The hub: the one intermediate form that importers produce and exporters read.
+
+A hub model is an ``onnx_ir.Model`` with
+  - IR version 10 and exactly opset HUB_OPSET of the default domain (onnxruntime 1.31 refuses what onnx 1.23 writes by default);
+  - float32 weights and activations (int64/int32/bool where the operator's definition has them);
+  - static shapes inferred for every value, the batch size given explicitly (1 unless asked otherwise);
+  - a unique, non-empty name on every node and value; inputs and outputs keep the source's names;
+  - initializers as tensors in memory, none of them graph inputs; no Constant nodes, no functions, no external data;
+  - no stack traces or absolute paths in metadata.
+
+A *quantized hub* is the same in QDQ form (compiler/quantization/perform.py writes it):
+  - activation: QuantizeLinear -> DequantizeLinear with scalar scale and int8 zero point; every consumer reads the
+    DequantizeLinear's output; a graph output is the DequantizeLinear's output under the original name;
+  - weight: int8 initializer, zero point 0, -> DequantizeLinear with scale[channels] and ``axis``;
+  - bias: int32 initializer -> DequantizeLinear with scale = scale_in * scale_weight, axis 0;
+  - a Conv/Gemm/MatMul/Add followed by Relu or Clip(0, 6) has no pair between the two (they fuse in every runtime);
+  - a node left in float has no pair on its outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from runtimes.session import Session
+
+HUB_OPSET = 21
+HUB_IR_VERSION = 10
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """Where a model came from: ``kind`` is the importer's name, ``sha256`` the digest of the source's bytes."""
+
+    kind: str
+    location: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """An importer's result: the hub model and the source itself as a session, the truth that every artifact is held against."""
+
+    model: ir.Model
+    reference: Session
+    source: SourceInfo

@@ -1,0 +1,96 @@
+"""The channel index: which releases of a model exist, and which devices each is for.
+
+One TUF target per channel and model, ``<channel>/<model>/index.json``, signed like every target. Devices decide alone, offline and
+identically. Target paths beside it:
+
+    <channel>/<model>/<release>/manifest.json                 the manifest; its relative paths start in this folder
+    <channel>/<model>/<release>/<artifact>                    one file per artifact, vectors, documents
+    <channel>/<model>/deltas/<base sha256>-<result sha256>.ewd   a delta, found by name; custom metadata repeats the digests
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Final, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from runtimes.artifact.canonical import canonical_json
+from runtimes.artifact.manifest import Digest, Name, RelativePath, _Open, _unique
+from runtimes.errors import ManifestError
+
+INDEX_SCHEMA: Final = "edgewright.index/1"
+MAX_INDEX_BYTES = 1 << 20
+
+
+class Rollout(_Open):
+    """Who gets a release: ``percent`` of devices by hash, unless ``halted``; ``min_agent`` is a dotted version."""
+
+    percent: float = Field(default=100.0, ge=0, le=100)
+    halted: bool = False
+    min_agent: str | None = None
+
+    def includes(self, device_id: str, model: str, release: str) -> bool:
+        """Whether the device is in the cohort: the first 8 bytes of SHA-256(device, model, release) as a share of 2**64.
+
+        A larger percentage always contains the smaller one, and cohorts of different releases are independent.
+        """
+        if self.halted:
+            return False
+        digest = hashlib.sha256(f"{device_id}\0{model}\0{release}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") < self.percent / 100 * 2**64
+
+
+class IndexEntry(_Open):
+    release: Name
+    sequence: int = Field(ge=1)
+    manifest: RelativePath  # relative to <channel>/<model>/
+    manifest_sha256: Digest
+    rollout: Rollout = Rollout()
+
+
+class ReleaseIndex(_Open):
+    """Releases of one model in one channel, oldest first by ``sequence``."""
+
+    schema_: Literal["edgewright.index/1"] = Field(default=INDEX_SCHEMA, alias="schema")
+    channel: Name
+    model: Name
+    releases: tuple[IndexEntry, ...] = ()
+
+    @field_validator("releases")
+    @classmethod
+    def _ordered(cls, releases: tuple[IndexEntry, ...]) -> tuple[IndexEntry, ...]:
+        sequences = [entry.sequence for entry in releases]
+        if sequences != sorted(set(sequences)):
+            raise ValueError("sequences must increase")
+        return releases
+
+    def to_bytes(self) -> bytes:
+        return canonical_json(self.model_dump(mode="json", by_alias=True, exclude_unset=True))
+
+    def newest_for(self, device_id: str) -> IndexEntry | None:
+        """The release with the highest sequence whose rollout includes the device."""
+        fitting = (e for e in reversed(self.releases) if e.rollout.includes(device_id, self.model, e.release))
+        return next(fitting, None)
+
+
+def index_path(channel: str, model: str) -> str:
+    return f"{channel}/{model}/index.json"
+
+
+def delta_path(channel: str, model: str, base_sha256: str, result_sha256: str) -> str:
+    return f"{channel}/{model}/deltas/{base_sha256}-{result_sha256}.ewd"
+
+
+def read_index(data: bytes) -> ReleaseIndex:
+    """Parse and check an index. Raises ManifestError."""
+    try:
+        if len(data) > MAX_INDEX_BYTES:
+            raise ValueError(f"{len(data)} bytes, at most {MAX_INDEX_BYTES} are read")
+        return ReleaseIndex.model_validate(json.loads(data, object_pairs_hook=_unique))
+    except (ValueError, RecursionError) as error:
+        reason = "; ".join(e["msg"] for e in error.errors()[:5]) if isinstance(error, ValidationError) else str(error)
+        raise ManifestError(
+            f"The channel index cannot be used: {reason}.", remedy="Publish the channel again."
+        ) from error

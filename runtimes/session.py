@@ -1,0 +1,172 @@
+"""The Session protocol: one loaded model, whatever runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.errors import InputMismatch
+
+Array = NDArray[Any]
+Feeds = Mapping[str, Array]
+
+
+class Evidence(StrEnum):
+    """What a session's answers prove about the artifact. Reports never blur these."""
+
+    EXECUTED = "executed"  # the runtime that ships on the device, run here
+    REFERENCE_VERIFIED = "reference-verified"  # our evaluator of the format's documented semantics
+    DEVICE_VERIFIED = "device-verified"  # the vendor's runtime on the vendor's system
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A model input or output. ``shape`` has None where the size is free; ``dtype`` is numpy's name ("float32")."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    def accepts(self, array: Array) -> bool:
+        return (
+            array.dtype == np.dtype(self.dtype)
+            and array.ndim == len(self.shape)
+            and all(want is None or want == have for want, have in zip(self.shape, array.shape, strict=True))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeInfo:
+    """Which runtime a session is, for reports: name in RUNTIMES, version of the package, kind of evidence."""
+
+    name: str
+    version: str
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """How to open a session. ``threads`` 0 leaves the choice to the runtime. ``profile`` asks for per-operator times."""
+
+    threads: int = 1
+    provider: str | None = None  # execution provider or delegate, by the runtime's own name
+    profile: bool = False
+
+
+class Session(Protocol):
+    """One loaded model.
+
+    An implementation must: report inputs and outputs in the model's own order with the model's own names; reject
+    feeds that do not fit through ``check_feeds``; return every output under its name, in arrays that stay valid after
+    the next ``run``; allow ``close`` twice. ``run`` need not be thread-safe.
+    """
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def runtime(self) -> RuntimeInfo: ...
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Run once. Raises InputMismatch for feeds that do not fit, InferenceFailed if the runtime fails."""
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class SessionBase:
+    """Shared code of the adapters: context management and nothing else."""
+
+    def close(self) -> None:
+        """Adapters that hold memory outside Python release it here."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Opener(Protocol):
+    """What RUNTIMES holds: opens an artifact of one format.
+
+    ``suffixes`` are the file (or folder) endings it reads. ``available`` says why it cannot run here, or None.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+
+    def available(self) -> str | None: ...
+
+    def open(self, path: Path, options: SessionOptions) -> Session:
+        """Raises RuntimeMissing, ModelLoadError."""
+        ...
+
+
+def check_feeds(specs: tuple[TensorSpec, ...], feeds: Feeds) -> None:
+    """Raises InputMismatch if a feed is missing, unknown, or of another dtype or shape than its spec."""
+    expected = {spec.name for spec in specs}
+    if set(feeds) != expected:
+        missing, extra = sorted(expected - set(feeds)), sorted(set(feeds) - expected)
+        raise InputMismatch(
+            f"The feeds do not name the model's inputs: missing {missing}, unknown {extra}.",
+            remedy=f"Give exactly the arrays {sorted(expected)}.",
+        )
+    for spec in specs:
+        array = feeds[spec.name]
+        if not spec.accepts(array):
+            want = "x".join("?" if d is None else str(d) for d in spec.shape)
+            have = "x".join(map(str, array.shape))
+            raise InputMismatch(
+                f"Input {spec.name!r} is {array.dtype}[{have}], the model takes {spec.dtype}[{want}].",
+                remedy="Convert the array to the model's dtype and shape.",
+            )
+
+
+def run_dataset(session: Session, feeds: Feeds) -> dict[str, Array]:
+    """Run every sample of ``feeds`` (sample axis 0) through ``session`` and concatenate the outputs.
+
+    The model's own batch size is used where it is fixed; the last incomplete batch is padded with copies of its last
+    sample and the padding cut off again. Models without a batch axis (a fixed first dimension that the whole feed
+    matches) run once.
+
+    Raises:
+        InputMismatch: feeds disagree in their number of samples, or do not fit the model.
+    """
+    counts = {name: array.shape[0] if array.ndim else 1 for name, array in feeds.items()}
+    if len(set(counts.values())) > 1:
+        raise InputMismatch(
+            f"The inputs have different sample counts: {counts}.", remedy="Give every input as many samples."
+        )
+    check_feeds(
+        tuple(TensorSpec(s.name, s.dtype, (None, *s.shape[1:]) if s.shape else ()) for s in session.inputs), feeds
+    )
+    total = next(iter(counts.values()))
+    batch = next((s.shape[0] for s in session.inputs if s.shape), None) or min(total, 32)
+    parts: list[dict[str, Array]] = []
+    for start in range(0, total, batch):
+        chunk = {name: array[start : start + batch] for name, array in feeds.items()}
+        short = batch - min(batch, total - start)
+        if short and any(s.shape and s.shape[0] is not None for s in session.inputs):
+            chunk = {n: np.concatenate([a, np.repeat(a[-1:], short, axis=0)]) for n, a in chunk.items()}
+        outputs = session.run(chunk)
+        parts.append({n: a[: batch - short] if a.ndim else a for n, a in outputs.items()} if short else outputs)
+    return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
