@@ -62,7 +62,7 @@ def quantize(
     Raises:
         DataError: an activation became NaN or infinite.
         RegistryMiss: the options name an unknown observer.
-        ValueError: the options name unknown nodes.
+        DataError: the options name unknown nodes.
     """
     options = options or QuantizeOptions()
     wanted = analyse(model, options.keep_float).activations

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 import numpy as np
 import onnx_ir as ir
 
-from compiler.quantization.rules import RULES, WHY_FLOAT, Rule
+from compiler.errors import DataError
+from compiler.quantization.rules import RULES, WHY_FLOAT
 from compiler.quantization.spec import NodeDecision, NodePrecision
 from runtimes.session import Array
 
@@ -35,12 +37,16 @@ def analyse(model: ir.Model, keep_float: Collection[str] = ()) -> Structure:
         keep_float: names of nodes to leave in float.
 
     Raises:
-        ValueError: ``keep_float`` names a node that the model does not have.
+        DataError: ``keep_float`` names a node that the model does not have.
     """
     names = {name_of(node) for node in model.graph}
     unknown = sorted(set(keep_float) - names)
     if unknown:
-        raise ValueError(f"keep_float names nodes that the model does not have: {unknown}")
+        near = [match for name in unknown for match in get_close_matches(name, names, n=1)]
+        raise DataError(
+            f"keep_float names nodes that the model does not have: {unknown}.",
+            remedy=f"Use the hub's node names{f', for instance {near}' if near else ''}.",
+        )
     structure = Structure()
     for node in model.graph:
         structure.decisions[name_of(node)] = _decide(node, name_of(node) in keep_float)
