@@ -16,12 +16,13 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from device_agent import slots
+from device_agent.lock import locked
 from device_agent.slots import BadRelease, SlotName, SlotRef, State
 from runtimes.artifact.canonical import canonical_json
 from runtimes.artifact.files import sha256_file, storage_error, sync_dir, write_atomic
@@ -35,7 +36,7 @@ SLOTS: tuple[SlotName, SlotName] = ("a", "b")
 
 
 class Store:
-    """Storage of one model. Only one process may write at a time (see lock.py); reading is always safe."""
+    """Storage of one model. Slots are written under the update lock, the state through ``change``; reading is safe."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -70,6 +71,20 @@ class Store:
         data = _encode(state)
         write_atomic(self.folder / "state.json", data)
         write_atomic(self.folder / "state.bak.json", data)
+
+    def change(self, transition: Callable[[State], State]) -> State:
+        """Load, apply a pure transition, save: one at a time across processes.
+
+        Raises:
+            StorageError: the old state stands.
+            whatever ``transition`` raises: the old state stands.
+        """
+        with locked(self.folder, "state", wait_s=10.0):
+            state = self.load()
+            after = transition(state)
+            if after != state:
+                self.save(after)
+            return after
 
     def _rebuild(self) -> State:
         whole = [(name, record) for name in SLOTS if (record := self.check(name)) and self._marked(name, "passed")]
@@ -224,8 +239,7 @@ def store_for(data_dir: Path, model: str) -> Store:
 
 def confirm(store: Store) -> State:
     """Confirm the active release durably and return the new state."""
-    state = slots.confirmed(store.load())
-    store.save(state)
+    state = store.change(slots.confirmed)
     if state.active is not None:
         store.mark(state.active, "confirmed")
     return state
