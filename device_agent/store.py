@@ -165,7 +165,7 @@ class Store:
     def _marked(self, name: SlotName, marker: str) -> bool:
         try:
             written = (self.slot(name) / marker).read_text("ascii")
-            return written == self._record(name)["files"]["manifest.json"]
+            return bool(written == self._record(name)["files"]["manifest.json"])
         except (OSError, ValueError, KeyError, TypeError):
             return False
 

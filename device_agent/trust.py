@@ -23,8 +23,8 @@ from runtimes.artifact.index import MAX_INDEX_BYTES, ReleaseIndex, index_path, r
 from runtimes.artifact.manifest import MAX_MANIFEST_BYTES
 
 if TYPE_CHECKING:
-    from tuf.api.metadata import TargetFile
-    from tuf.ngclient import FetcherInterface, Updater
+    from tuf.ngclient.fetcher import FetcherInterface
+    from tuf.ngclient.updater import Updater
 
 log = logging.getLogger(__name__)
 MAX_ROOT_BYTES = 512_000  # python-tuf's own limit for root metadata
@@ -61,7 +61,7 @@ class Trust:
             StorageError: the metadata cannot be kept.
         """
         root = read_root(self._folder)
-        from tuf.ngclient import Updater
+        from tuf.ngclient.updater import Updater
 
         tuf_folder = self._folder / "tuf"
         with _translated(tuf_folder):
@@ -78,7 +78,7 @@ class Trust:
             info = self._updater.get_targetinfo(path)
         return None if info is None else self._described(info)
 
-    def _described(self, info: TargetFile) -> Target:
+    def _described(self, info: Any) -> Target:
         sha256 = info.hashes.get("sha256")
         if sha256 is None:
             raise TrustError(f"Target {info.path} is signed without SHA-256.", remedy="Publish the release again.")
@@ -88,10 +88,10 @@ class Trust:
         return Target(Wanted(f"targets/{folder}{slash}{name}", info.length, sha256), dict(info.custom or {}))
 
     def _consistent(self) -> bool:
-        from tuf.api.metadata import Metadata, Root
+        from tuf.api.metadata import Metadata
 
         with _translated(self._folder):
-            return bool(Metadata[Root].from_file(str(self._folder / "tuf" / "root.json")).signed.consistent_snapshot)
+            return bool(Metadata[Any].from_file(str(self._folder / "tuf" / "root.json")).signed.consistent_snapshot)
 
     def index(self, channel: str, model: str) -> ReleaseIndex:
         """The channel's releases of a model. Raises as ``refresh``, and ManifestError."""
@@ -144,14 +144,14 @@ def provision(folder: Path, root: bytes) -> None:
 def check_root(root: bytes) -> None:
     """Raises TrustError unless ``root`` is root metadata signed by a threshold of its own keys."""
     from tuf.api.exceptions import RepositoryError
-    from tuf.api.metadata import Metadata, Root
+    from tuf.api.metadata import Metadata
     from tuf.api.serialization import DeserializationError
 
     try:
         if len(root) > MAX_ROOT_BYTES:
             raise ValueError("too large")
-        metadata = Metadata[Root].from_bytes(root)
-        metadata.signed.verify_delegate(Root.type, metadata.signed_bytes, metadata.signatures)
+        metadata = Metadata[Any].from_bytes(root)
+        metadata.signed.verify_delegate("root", metadata.signed_bytes, metadata.signatures)
     except (DeserializationError, RepositoryError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrustError(
             f"The root metadata cannot be trusted: {error}.",
@@ -172,7 +172,7 @@ def read_root(folder: Path) -> bytes:
 
 def _fetcher(source: Source) -> FetcherInterface:
     from tuf.api.exceptions import DownloadHTTPError
-    from tuf.ngclient import FetcherInterface
+    from tuf.ngclient.fetcher import FetcherInterface
 
     class SourceFetcher(FetcherInterface):
         """Brings metadata from any of our sources; python-tuf caps the length itself."""
