@@ -1,0 +1,123 @@
+"""The onnxruntime adapter against ONNX text models whose answers are known by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx.parser
+import pytest
+
+from runtimes.errors import InferenceFailed, InputMismatch, ModelLoadError, RuntimeMissing
+from runtimes.onnxruntime_session import OPENER, OnnxRuntimeSession, open_bytes
+from runtimes.registry import open_session
+from runtimes.session import Evidence, SessionOptions, TensorSpec, run_dataset
+
+TWO_OUTPUTS = """
+<ir_version: 10, opset_import: ["" : 21]>
+g (float[N, 3] x, int64[3] k) => (float[N, 3] doubled, int64[3] k_out)
+{
+    doubled = Add(x, x)
+    k_out = Neg(k)
+}
+"""
+
+
+def _model(text: str = TWO_OUTPUTS) -> bytes:
+    return onnx.parser.parse_model(text).SerializeToString()
+
+
+def test_specs_are_in_the_models_order_with_none_for_free_dimensions() -> None:
+    with open_bytes(_model()) as session:
+        assert session.inputs == (TensorSpec("x", "float32", (None, 3)), TensorSpec("k", "int64", (3,)))
+        assert [spec.name for spec in session.outputs] == ["doubled", "k_out"]
+        assert session.runtime.name == "onnxruntime"
+        assert session.runtime.evidence is Evidence.EXECUTED
+
+
+def test_runs_views_and_keeps_earlier_outputs_valid() -> None:
+    x = np.arange(12, dtype=np.float32).reshape(3, 4).T[:, ::1]
+    k = np.array([1, 2, 3])
+    with open_bytes(_model()) as session:
+        first = session.run({"x": x, "k": k})
+        session.run({"x": np.zeros((4, 3), np.float32), "k": k})
+    np.testing.assert_array_equal(first["doubled"], 2 * x)
+    np.testing.assert_array_equal(first["k_out"], -k)
+
+
+def test_opens_a_file_through_the_registry(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(_model())
+    with open_session(path) as session:
+        outputs = run_dataset(session, {"x": np.ones((3, 3), np.float32), "k": np.array([1, 2, 3])})
+    assert outputs["doubled"].shape == (3, 3)
+
+
+@pytest.mark.parametrize(
+    "feeds",
+    [
+        {"x": np.zeros((1, 3), np.float32)},
+        {"x": np.zeros((1, 3), np.float64), "k": np.zeros(3, np.int64)},
+        {"x": np.zeros((1, 4), np.float32), "k": np.zeros(3, np.int64)},
+    ],
+)
+def test_feeds_that_do_not_fit_are_refused(feeds: dict[str, np.ndarray]) -> None:
+    with open_bytes(_model()) as session, pytest.raises(InputMismatch):
+        session.run(feeds)
+
+
+def test_a_failure_inside_the_runtime_is_typed() -> None:
+    text = """
+    <ir_version: 10, opset_import: ["" : 21]>
+    g (float[N] x, int64[2] shape) => (float[A, B] y) { y = Reshape(x, shape) }
+    """
+    with open_bytes(_model(text), name="reshaper") as session, pytest.raises(InferenceFailed, match="reshaper"):
+        session.run({"x": np.zeros(5, np.float32), "shape": np.array([2, 2])})
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a model", _model()[:40]])
+def test_a_damaged_file_is_a_load_error_with_a_remedy(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(damage)
+    with pytest.raises(ModelLoadError) as caught:
+        OPENER.open(path, SessionOptions())
+    assert "m.onnx" in caught.value.message
+    assert caught.value.remedy
+
+
+def test_a_missing_file_is_a_load_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="is not a file"):
+        OPENER.open(tmp_path / "none.onnx", SessionOptions())
+
+
+def test_an_unknown_provider_is_named_with_those_that_exist() -> None:
+    with pytest.raises(RuntimeMissing, match="CPUExecutionProvider"):
+        open_bytes(_model(), SessionOptions(provider="NoSuchProvider"))
+
+
+def test_close_twice_then_run_is_an_error() -> None:
+    session = open_bytes(_model())
+    session.close()
+    session.close()
+    with pytest.raises(InferenceFailed, match="closed"):
+        session.run({"x": np.zeros((1, 3), np.float32), "k": np.zeros(3, np.int64)})
+
+
+def test_profiling_writes_a_trace_outside_the_working_directory() -> None:
+    session = OnnxRuntimeSession(_model(), SessionOptions(profile=True), "profiled")
+    session.run({"x": np.zeros((1, 3), np.float32), "k": np.zeros(3, np.int64)})
+    trace = session.end_profiling()
+    events = json.loads(trace.read_text("utf-8"))
+    assert any(event.get("args", {}).get("op_name") == "Add" for event in events)
+    assert trace.resolve().parent != Path.cwd().resolve()
+    with pytest.raises(ValueError, match="profile=True"):
+        session.end_profiling()
+
+
+def test_available_says_why_when_the_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert OPENER.available() is None
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    reason = OPENER.available()
+    assert reason is not None
+    assert "pip install" in reason
