@@ -1,1 +1,1 @@
-"""cli"""
+"""The `edgewright` command: thin commands over documented functions. Nothing heavy is imported before a command runs."""

@@ -1,1 +1,1 @@
-"""verification"""
+"""Verification: every artifact is executed and held against the source's own outputs."""

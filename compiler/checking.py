@@ -1,0 +1,104 @@
+"""Verification of a whole build: every artifact executed against the source, int8 artifacts against each other."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from compiler.calibration.data import Dataset
+from compiler.hub import Imported
+from compiler.hub_session import open_hub
+from compiler.hubfacts import hub_inputs, output_scales
+from compiler.progress import Progress
+from compiler.request import Data
+from compiler.stages import Exported, Shaped
+from compiler.verification.metrics import StepAgreement, parity, step_agreement
+from compiler.verification.verify import Truth, Verified, verify_artifact
+from profiles.schema import Format, Precision
+from runtimes.errors import ChildFailed, RuntimeFailure
+from runtimes.session import Array, TensorSpec, run_dataset
+
+EVALUATION_LIMIT = 4096  # samples executed per artifact; the reference evaluator sets the pace
+RANDOM_SAMPLES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What verification found: the truth, each artifact's evidence, and how far int8 artifacts are apart."""
+
+    truth: Truth
+    truth_kind: str
+    verified: tuple[Verified, ...]
+    lowering: tuple[Verified, ...]
+    agreement: tuple[StepAgreement, ...]
+
+
+def verify_all(
+    exported: Sequence[Exported], shaped: Shaped, imported: Imported, data: Data, progress: Progress
+) -> Checked:
+    """Execute every artifact on its runtime, in a child process each, against the source's outputs."""
+    truth, kind = _truth(imported, data.evaluation, shaped.floating)
+    lowered = _hub_truth(truth, shaped) if shaped.prune else truth
+    verified, lowering = [], []
+    with progress.stage("verify", len(exported)) as advance:
+        for done, item in enumerate(exported, 1):
+            found = _verify(item, truth)
+            verified.append(found)
+            ordered = {n: found.execution.outputs[n] for n in truth.outputs}
+            lowering.append(replace(found, parity=parity(ordered, lowered.outputs)))
+            advance(done)
+    pairs = _agreements(exported, verified, shaped)
+    return Checked(truth, kind, tuple(verified), tuple(lowering), pairs)
+
+
+def _verify(item: Exported, truth: Truth) -> Verified:
+    # A profile may name Core ML, which runs on Apple systems only: take the best runtime for the format that is here.
+    runtime = None if item.variant.format is Format.COREML else item.variant.runtime
+    try:
+        return verify_artifact(item.result.path, runtime, truth)
+    except RuntimeFailure as error:
+        raise ChildFailed(
+            f"{item.result.path.name} could not be verified: {error.message}", remedy=error.remedy
+        ) from error
+
+
+def _truth(imported: Imported, evaluation: Dataset | None, hub: ir.Model) -> tuple[Truth, str]:
+    if evaluation is None:
+        feeds = {spec.name: _random(spec) for spec in hub_inputs(hub)}
+        return Truth(feeds, run_dataset(imported.reference, feeds), None), f"{RANDOM_SAMPLES} random samples (seed 0)"
+    feeds = {name: array[:EVALUATION_LIMIT] for name, array in evaluation.feeds.items()}
+    labels = evaluation.labels[:EVALUATION_LIMIT] if evaluation.labels is not None else None
+    outputs = run_dataset(imported.reference, feeds)
+    return Truth(feeds, outputs, labels), f"{len(next(iter(feeds.values())))} samples of the given data"
+
+
+def _random(spec: TensorSpec) -> Array:
+    rng = np.random.default_rng(0)
+    size = (RANDOM_SAMPLES * (spec.shape[0] or 1) if spec.shape else 1, *(d or 1 for d in spec.shape[1:]))
+    if np.issubdtype(np.dtype(spec.dtype), np.floating):
+        return rng.standard_normal(size).astype(spec.dtype)
+    return rng.integers(0, 2, size).astype(spec.dtype)
+
+
+def _hub_truth(truth: Truth, shaped: Shaped) -> Truth:
+    with open_hub(shaped.floating) as session:
+        return Truth(truth.feeds, run_dataset(session, truth.feeds), truth.labels)
+
+
+def _agreements(
+    exported: Sequence[Exported], verified: Sequence[Verified], shaped: Shaped
+) -> tuple[StepAgreement, ...]:
+    """Every pair of INT8 artifacts, in steps of the quantized outputs' scales."""
+    if shaped.quantized is None:
+        return ()
+    scales = output_scales(shaped.quantized)
+    int8 = [
+        (item.result.path.name, found.execution.outputs)
+        for item, found in zip(exported, verified, strict=True)
+        if item.variant.precision is Precision.INT8
+    ]
+    return tuple(step_agreement(a, b, scales) for a, b in itertools.combinations(int8, 2)) if scales else ()

@@ -1,0 +1,133 @@
+"""`edgewright build`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+FORMATS = ("onnx", "tflite", "coreml")
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+@click.command()
+@click.argument("source")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder to write; appears complete or not at all.",
+)
+@click.option("--name", help="Name of the model; default: from SOURCE.")
+@click.option("--profile", "profiles", multiple=True, help="Device profile, by name or .toml path; repeatable.")
+@click.option(
+    "--format", "formats", multiple=True, type=click.Choice(FORMATS), help="Make only this format; repeatable."
+)
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(PRECISIONS),
+    help="Make only this precision; repeatable.",
+)
+@click.option(
+    "--calibration", metavar="DATA", help="Typical inputs: an .npz, a folder, or module:callable. INT8 needs it."
+)
+@click.option("--evaluate", metavar="DATA", help="Inputs with `labels`; default: the calibration data.")
+@click.option(
+    "--max-drop",
+    type=float,
+    metavar="POINTS",
+    help="Accuracy points that an artifact may lose; default: the profile's.",
+)
+@click.option(
+    "--prune",
+    type=click.FloatRange(0, 0.9, max_open=True),
+    metavar="SHARE",
+    help="Share of channels to remove, e.g. 0.25.",
+)
+@click.option("--observer", help="How activation ranges are found: minmax, percentile or mse.")
+@click.option("--quantizer", default="edgewright", show_default=True, help="Quantization engine.")
+@click.option(
+    "--labels",
+    "labels_file",
+    type=click.Path(path_type=Path),
+    help="Text file, one class name per line, for the manifest.",
+)
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Batch size of the artifacts.")
+@click.option("--allow-pickle", is_flag=True, help="Load sources that can run code while loading.")
+@click.option("--force", is_flag=True, help="Replace an output folder that is not empty.")
+@click.option(
+    "--cache",
+    "cache_dir",
+    type=click.Path(path_type=Path),
+    help="Stage cache; default: $EDGEWRIGHT_CACHE or ~/.cache/edgewright.",
+)
+@click.option("--no-cache", is_flag=True, help="Run every stage anew.")
+@click.option("--dry-run", is_flag=True, help="Show which artifacts would be made, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
+@click.pass_context
+def build(
+    ctx: click.Context,
+    labels_file: Path | None,
+    cache_dir: Path | None,
+    no_cache: bool,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Turn SOURCE into verified artifacts.
+
+    SOURCE: model.onnx, model.pt2, model.pt, module:factory, file.py:factory, model.keras or a SavedModel folder. Exit code 0 when
+    every gate agrees, 1 when one does not (the artifacts then lie in OUTPUT/rejected).
+    """
+    from compiler.cache import default_cache_dir
+    from compiler.cli.terminal import TerminalProgress
+    from compiler.request import BuildRequest, plan_build
+    from profiles.schema import Format, Precision
+
+    request = BuildRequest(
+        source=options.pop("source"),
+        formats=tuple(Format(f) for f in options.pop("formats")),
+        precisions=tuple(Precision(p) for p in options.pop("precisions")),
+        labels=_read_labels(labels_file),
+        cache_dir=None if no_cache else cache_dir or default_cache_dir(),
+        **options,
+    )
+    if dry_run:
+        _show_plan(plan_build(request), as_json)
+        return
+    from compiler.pipeline import build as run_build
+    from compiler.report.text import summary
+
+    with TerminalProgress() as progress:
+        report = run_build(request, progress)
+    click.echo(json.dumps(report.to_json(), indent=1) if as_json else summary(report, request.output))
+    ctx.exit(0 if report.ok else 1)
+
+
+def _read_labels(path: Path | None) -> tuple[str, ...] | None:
+    from compiler.errors import DataError
+
+    if path is None:
+        return None
+    try:
+        return tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"The labels {path} cannot be read: {error}.", remedy="Give a text file, one name per line."
+        ) from error
+
+
+def _show_plan(plan: Any, as_json: bool) -> None:
+    rows = [
+        {"artifact": v.file_name(plan.model), "runtime": v.runtime, "profiles": list(v.profiles)} for v in plan.variants
+    ]
+    if as_json:
+        click.echo(json.dumps({"schema": "edgewright.plan/1", "model": plan.model, "artifacts": rows}, indent=1))
+        return
+    for row in rows:
+        click.echo(f"{row['artifact']:32} {row['runtime']:12} {', '.join(row['profiles'])}")

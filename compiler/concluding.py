@@ -1,0 +1,178 @@
+"""The end of a build: gates, report, manifest draft."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from compiler.cache import tool_versions
+from compiler.checking import Checked
+from compiler.draft import write_draft
+from compiler.gates import Gate, accuracy_gate, agreement_gate, finite_gate, lowering_gate, size_gate
+from compiler.hostinfo import host_info
+from compiler.hub import Imported
+from compiler.hubfacts import hub_facts, hub_inputs, hub_outputs, semantics
+from compiler.progress import Progress
+from compiler.report.schema import ArtifactReport, Report
+from compiler.report.write import write_report
+from compiler.request import BuildRequest, Data, Plan
+from compiler.stages import Exported, Shaped
+from compiler.variants import Variant, strictest
+from compiler.verification.metrics import StepAgreement, accuracy
+from compiler.verification.verify import Verified
+from runtimes.artifact.files import sha256_tree, size_tree
+
+
+def conclude(
+    result: Path,
+    request: BuildRequest,
+    plan: Plan,
+    imported: Imported,
+    shaped: Shaped,
+    data: Data,
+    exported: Sequence[Exported],
+    checked: Checked,
+    progress: Progress,
+) -> Report:
+    """Judge the gates, write report.json, report.html and the manifest draft; set artifacts aside when a gate says no."""
+    artifacts = tuple(
+        _artifact_report(result, item, found, low, plan, request, checked.agreement)
+        for item, found, low in zip(exported, checked.verified, checked.lowering, strict=True)
+    )
+    first = next(iter(checked.truth.outputs))
+    source_accuracy = None
+    if checked.truth.labels is not None:
+        source_accuracy = accuracy(checked.truth.outputs[first], checked.truth.labels)
+    report = Report(
+        model=plan.model,
+        source=asdict(imported.source),
+        tools=tool_versions(),
+        host=host_info(),
+        request=_request(request),
+        hub=hub_facts(shaped.floating),
+        data=_data_facts(data),
+        truth=checked.truth_kind,
+        source_accuracy=source_accuracy,
+        prune=shaped.prune,
+        quantization=shaped.quantization,
+        artifacts=artifacts,
+        agreement=checked.agreement,
+        warnings=_warnings(request, plan, data),
+    )
+    for warning in report.warnings:
+        progress.note(f"warning: {warning}")
+    if report.ok:
+        interface = (hub_inputs(shaped.floating), hub_outputs(shaped.floating))
+        facts = {"source": asdict(imported.source), "tools": tool_versions(), "data": _digests(data)}
+        write_draft(
+            result,
+            plan.model,
+            interface,
+            semantics(shaped.floating, checked.truth.labels is not None),
+            request.labels,
+            artifacts,
+            checked.truth,
+            facts,
+        )
+    else:
+        artifacts = set_aside(result, artifacts)
+        report = replace(report, artifacts=artifacts)
+    write_report(report, result)
+    return report
+
+
+def set_aside(result: Path, artifacts: tuple[ArtifactReport, ...]) -> tuple[ArtifactReport, ...]:
+    """Move artifacts of a failed build into ``rejected``; the report follows them."""
+    (result / "rejected").mkdir()
+    for artifact in artifacts:
+        (result / artifact.path).rename(result / "rejected" / artifact.path)
+    return tuple(replace(a, path=f"rejected/{a.path}") for a in artifacts)
+
+
+def _artifact_report(
+    result: Path,
+    item: Exported,
+    found: Verified,
+    low: Verified,
+    plan: Plan,
+    request: BuildRequest,
+    pairs: Sequence[StepAgreement],
+) -> ArtifactReport:
+    path, variant = item.result.path, item.variant
+    size = size_tree(path)
+    return ArtifactReport(
+        path=path.relative_to(result).as_posix(),
+        format=variant.format.value,
+        precision=variant.precision.value,
+        profiles=variant.profiles,
+        runtime=found.execution.runtime.name,
+        runtime_version=found.execution.runtime.version,
+        evidence=found.execution.runtime.evidence.value,
+        size_bytes=size,
+        sha256=sha256_tree(path),
+        parity=found.parity,
+        lowering=low.parity,
+        accuracy=found.accuracy,
+        flips=found.flips,
+        latency_ms=found.execution.latency_ns / 1e6,
+        peak_memory_bytes=found.execution.peak_memory_bytes,
+        notes=item.result.notes,
+        refusals=item.result.refusals,
+        gates=_gates(path.name, item.variant, found, low, size, plan, request, pairs),
+    )
+
+
+def _gates(
+    name: str,
+    variant: Variant,
+    found: Verified,
+    low: Verified,
+    size: int,
+    plan: Plan,
+    request: BuildRequest,
+    pairs: Sequence[StepAgreement],
+) -> tuple[Gate, ...]:
+    budgets = strictest(variant, plan.profiles)
+    gates: list[Gate | None] = [finite_gate(name, found.parity), lowering_gate(name, variant.precision, low.parity)]
+    drop = request.max_drop if request.max_drop is not None else budgets.max_drop_points
+    if found.flips is not None and drop is not None:
+        gates.append(accuracy_gate(name, found.flips, drop))
+    if budgets.size_bytes is not None:
+        gates.append(size_gate(name, size, budgets.size_bytes))
+    gates += [agreement_gate(pair) for pair in pairs if pair.first == name]
+    return tuple(gate for gate in gates if gate is not None)
+
+
+def _request(request: BuildRequest) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for key, value in asdict(request).items():
+        plain[key] = str(value) if isinstance(value, Path) else value
+    return plain
+
+
+def _digests(data: Data) -> dict[str, str]:
+    return {
+        k: d.digest for k, d in (("calibration", data.calibration), ("evaluation", data.evaluation)) if d is not None
+    }
+
+
+def _data_facts(data: Data) -> dict[str, Any]:
+    pairs = (("calibration", data.calibration), ("evaluation", data.evaluation))
+    return {
+        k: {"digest": d.digest, "samples": d.count, "labels": d.labels is not None} for k, d in pairs if d is not None
+    }
+
+
+def _warnings(request: BuildRequest, plan: Plan, data: Data) -> tuple[str, ...]:
+    warnings = []
+    if request.calibration is None and not request.profiles and not request.precisions:
+        warnings.append("INT8 was left out: it needs --calibration DATA.")
+    if data.evaluation is None:
+        warnings.append("Nothing but random inputs was compared: give --evaluate DATA to measure accuracy.")
+    elif data.evaluation.labels is None:
+        warnings.append("The evaluation data has no labels: accuracy was not measured.")
+    if data.calibration is not None:
+        warnings += data.calibration.warnings
+    return tuple(warnings)

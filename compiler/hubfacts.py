@@ -1,0 +1,68 @@
+"""Facts read off a hub model: its interface, its counts, what its outputs mean."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from runtimes.session import TensorSpec
+
+
+def hub_inputs(model: ir.Model) -> tuple[TensorSpec, ...]:
+    """The hub's inputs as specs."""
+    return tuple(spec_of(value) for value in model.graph.inputs)
+
+
+def spec_of(value: ir.Value) -> TensorSpec:
+    assert value.name and value.shape is not None and value.dtype is not None
+    shape = tuple(d if isinstance(d, int) else None for d in value.shape)
+    return TensorSpec(value.name, str(value.dtype.numpy()), shape)
+
+
+def hub_outputs(model: ir.Model) -> tuple[TensorSpec, ...]:
+    """The hub's outputs as specs."""
+    return tuple(spec_of(value) for value in model.graph.outputs)
+
+
+def output_scales(quantized: ir.Model) -> dict[str, float]:
+    """Scale of each graph output that is a DequantizeLinear's."""
+    scales = {}
+    for value in quantized.graph.outputs:
+        node = value.producer()
+        if node is not None and node.op_type == "DequantizeLinear":
+            scale = node.inputs[1]
+            assert value.name and scale is not None and scale.const_value is not None
+            scales[value.name] = float(scale.const_value.numpy().max())
+    return scales
+
+
+def semantics(model: ir.Model, labelled: bool) -> dict[str, str | None]:
+    """What each output means: probabilities after a Softmax or Sigmoid, logits where the data has labels."""
+    found: dict[str, str | None] = {}
+    for value in model.graph.outputs:
+        node = value.producer()
+        assert value.name
+        if node is not None and node.op_type in ("Softmax", "Sigmoid"):
+            found[value.name] = "probabilities"
+        else:
+            found[value.name] = "logits" if labelled else None
+    return found
+
+
+def hub_facts(model: ir.Model) -> dict[str, Any]:
+    """Counts for the report."""
+    ops: dict[str, int] = {}
+    for node in model.graph:
+        ops[node.op_type] = ops.get(node.op_type, 0) + 1
+    parameters = sum(int(np.prod(v.shape.numpy() if v.shape else ())) for v in model.graph.initializers.values())
+    return {
+        "opset": model.opset_imports.get(""),
+        "nodes": len(model.graph),
+        "parameters": parameters,
+        "operators": dict(sorted(ops.items())),
+        "inputs": [asdict(spec_of(v)) for v in model.graph.inputs],
+        "outputs": [asdict(spec_of(v)) for v in model.graph.outputs],
+    }

@@ -1,0 +1,101 @@
+"""`build`: one source to verified artifacts. Each stage is a function from one typed value to the next; this file is their order.
+
+source -> import -> clean up -> prune -> quantize -> export -> verify -> gates -> report, manifest draft
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from compiler.cache import Cache
+from compiler.calibration.data import load_dataset
+from compiler.checking import verify_all
+from compiler.concluding import conclude
+from compiler.errors import Refusal, UnsupportedModel
+from compiler.exporters import EXPORTERS
+from compiler.hub import Imported
+from compiler.hubfacts import hub_inputs
+from compiler.importers import import_model
+from compiler.importers.base import ImportOptions
+from compiler.progress import Progress, Silent
+from compiler.report.schema import Report
+from compiler.request import BuildRequest, Data, Plan, plan_build
+from compiler.stages import cleaned, export_all, export_options, shape
+from compiler.variants import Variant
+from profiles.schema import Precision
+from runtimes.artifact.files import storage_error
+
+
+def build(request: BuildRequest, progress: Progress | None = None) -> Report:
+    """Run the whole pipeline and write ``request.output``.
+
+    The folder appears complete or not at all. When a gate says no, the artifacts lie in its subfolder ``rejected`` and there is
+    no manifest draft, so that nothing can be published by accident.
+
+    Raises:
+        EdgewrightError: see plan_build, importers, exporters; nothing is written.
+    """
+    progress = progress or Silent()
+    plan = plan_build(request)
+    request.output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        scratch = Path(tempfile.mkdtemp(prefix=f".{request.output.name}-", dir=request.output.parent))
+    except OSError as error:
+        raise storage_error(request.output, error) from error
+    try:
+        report = _build_into(scratch, request, plan, progress)
+        _replace(scratch / "result", request.output)
+        return report
+    except OSError as error:
+        raise storage_error(request.output, error) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _build_into(scratch: Path, request: BuildRequest, plan: Plan, progress: Progress) -> Report:
+    cache = Cache(request.cache_dir)
+    with progress.stage("import"):
+        imported = import_model(request.source, ImportOptions(batch=request.batch, allow_pickle=request.allow_pickle))
+    with progress.stage("clean up"):
+        hub = cleaned(imported.model, cache, scratch)
+    _refuse_early(hub, plan.variants)
+    data = _load_data(request, imported)
+    shaped = shape(hub, data.calibration, request, plan, cache, scratch, progress)
+    result = scratch / "result"
+    result.mkdir()
+    exported = export_all(shaped, plan, result, cache, scratch, progress)
+    checked = verify_all(exported, shaped, imported, data, progress)
+    return conclude(result, request, plan, imported, shaped, data, exported, checked, progress)
+
+
+def _load_data(request: BuildRequest, imported: Imported) -> Data:
+    inputs = hub_inputs(imported.model)
+    calibration = load_dataset(request.calibration, inputs) if request.calibration else None
+    evaluation = load_dataset(request.evaluate, inputs) if request.evaluate else calibration
+    return Data(calibration, evaluation)
+
+
+def _refuse_early(hub: ir.Model, variants: Sequence[Variant]) -> None:
+    """List what every format refuses, before calibration or any other long work starts. Raises UnsupportedModel."""
+    refusals: list[Refusal] = []
+    for fmt in dict.fromkeys(v.format for v in variants):
+        variant = next(v for v in variants if v.format is fmt)
+        refusals += EXPORTERS.get(fmt.value).check(hub, export_options(variant, Precision.FP32))
+    if refusals:
+        raise UnsupportedModel(refusals)
+
+
+def _replace(result: Path, output: Path) -> None:
+    """Put the finished folder in place; an existing one is moved aside first and removed last."""
+    old = None
+    if output.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{output.name}-old-", dir=output.parent)) / "old"
+        output.rename(old)
+    result.rename(output)
+    if old is not None:
+        shutil.rmtree(old.parent, ignore_errors=True)

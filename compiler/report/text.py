@@ -1,0 +1,43 @@
+"""The report as a few lines for a person at a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compiler.report.schema import ArtifactReport, Report
+from profiles.units import format_bytes
+
+
+def summary(report: Report, output: Path) -> str:
+    """A table of artifacts, the agreement of the INT8 ones, what each failed gate said, and where everything lies."""
+    header = ("artifact", "runtime", "size", "max error", "agreement", "accuracy", "flips", "latency", "gates")
+    rows = [header, *(_row(a) for a in report.artifacts)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    for pair in report.agreement:
+        lines.append(
+            f"int8 agreement: {pair.first} and {pair.second}: equal on {pair.share_equal:.2%} of outputs, "
+            f"within one step on {pair.share_within_one:.2%}, at most {pair.max_steps:g} steps apart"
+        )
+    lines += [f"gate {g.name} failed for {g.artifact}: {g.reason}" for g in report.gates if not g.ok]
+    verdict = (
+        "All gates passed."
+        if report.ok
+        else "A gate failed: the artifacts lie in `rejected`, nothing can be published."
+    )
+    return "\n".join([*lines, verdict, f"Report: {output / 'report.html'}"])
+
+
+def _row(artifact: ArtifactReport) -> tuple[str, ...]:
+    accuracy = artifact.accuracy
+    return (
+        artifact.path,
+        artifact.runtime if artifact.evidence == "executed" else f"{artifact.runtime} ({artifact.evidence})",
+        format_bytes(artifact.size_bytes),
+        f"{artifact.parity.relative_error:.1e}",
+        "-" if artifact.parity.agreement is None else f"{artifact.parity.agreement:.2%}",
+        "-" if accuracy is None else f"{accuracy.value:.2%} [{accuracy.low:.1%}, {accuracy.high:.1%}]",
+        "-" if artifact.flips is None else f"-{artifact.flips.lost} +{artifact.flips.gained}",
+        f"{artifact.latency_ms:.2f} ms",
+        "ok" if all(g.ok for g in artifact.gates) else "FAILED",
+    )

@@ -1,0 +1,86 @@
+"""What a build is asked for, checked and planned before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compiler.errors import DataError, OutputExists
+from compiler.naming import model_name
+from compiler.variants import Variant, plan_variants
+from profiles.catalog import load_profile
+from profiles.schema import Format, Precision, Profile
+
+if TYPE_CHECKING:
+    from compiler.calibration.data import Dataset
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """Everything that shapes a build; the fields are `edgewright build`'s options.
+
+    ``prune`` is the share of channels to remove; ``max_drop`` accuracy points, over the profiles' own budgets.
+    ``cache_dir`` None turns the stage cache off.
+    """
+
+    source: str
+    output: Path
+    name: str | None = None
+    profiles: tuple[str, ...] = ()
+    formats: tuple[Format, ...] = ()
+    precisions: tuple[Precision, ...] = ()
+    calibration: str | None = None
+    evaluate: str | None = None
+    max_drop: float | None = None
+    prune: float | None = None
+    observer: str | None = None
+    quantizer: str = "edgewright"
+    labels: tuple[str, ...] | None = None
+    batch: int = 1
+    allow_pickle: bool = False
+    force: bool = False
+    cache_dir: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `--dry-run` shows: the artifacts that a build would make, before anything is loaded."""
+
+    model: str
+    profiles: tuple[Profile, ...]
+    variants: tuple[Variant, ...]
+
+
+def plan_build(request: BuildRequest) -> Plan:
+    """Check the request and list its artifacts.
+
+    Raises:
+        ProfileError, DataError: a profile is unknown, nothing is left to make, int8 was asked for without calibration data.
+        OutputExists: the output folder is not empty and ``force`` is not set.
+    """
+    profiles = tuple(load_profile(name) for name in request.profiles)
+    variants = plan_variants(profiles, request.formats, request.precisions)
+    if request.calibration is None:
+        explicit = bool(profiles) or Precision.INT8 in request.precisions
+        if explicit and any(v.precision is Precision.INT8 for v in variants):
+            raise DataError(
+                "INT8 was asked for and there is no calibration data.",
+                remedy="Give --calibration DATA (100 typical samples are enough), or leave int8 out with --precision.",
+            )
+        variants = tuple(v for v in variants if v.precision is not Precision.INT8)
+    if request.prune and request.calibration is None:
+        raise DataError("Pruning repairs its consumers on calibration data.", remedy="Give --calibration DATA.")
+    if request.output.exists() and not request.force and any(request.output.iterdir()):
+        raise OutputExists(
+            f"{request.output} is not empty.", remedy="Choose another folder, or replace it with --force."
+        )
+    return Plan(request.name or model_name(request.source), profiles, variants)
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Calibration and evaluation data; evaluation falls back to calibration, and to None."""
+
+    calibration: Dataset | None
+    evaluation: Dataset | None

@@ -1,0 +1,130 @@
+"""The pipeline's shaping and exporting stages, and the cache around them."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from compiler.cache import Cache
+from compiler.calibration.data import Dataset
+from compiler.errors import UnsupportedModel
+from compiler.exporters import EXPORTERS
+from compiler.exporters.base import ExportOptions, ExportResult
+from compiler.passes import clean_up
+from compiler.passes.serialize import from_bytes, to_bytes
+from compiler.progress import Progress
+from compiler.request import BuildRequest, Plan
+from compiler.shaping import prune_stage, quantize_stage
+from compiler.variants import Variant
+from profiles.schema import Precision
+
+
+@dataclass(frozen=True, slots=True)
+class Shaped:
+    """The models that exporters lower: ``floating`` (pruned if asked) and, for INT8, the quantized hub.
+
+    ``prune`` and ``quantization`` are the report's sections. ``digests`` identify both for the cache.
+    """
+
+    floating: ir.Model
+    quantized: ir.Model | None
+    digests: dict[str, str]
+    prune: dict[str, Any] | None
+    quantization: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    variant: Variant
+    result: ExportResult
+
+
+def export_options(variant: Variant, precision: Precision | None = None) -> ExportOptions:
+    """The exporter's options for ``variant``, at its own precision unless another is named."""
+    return ExportOptions(precision or variant.precision, deployment_target=variant.deployment_target)
+
+
+def cleaned(model: ir.Model, cache: Cache, scratch: Path) -> ir.Model:
+    """The canonical hub form (compiler/hub.py)."""
+
+    def produce(folder: Path) -> None:
+        (folder / "hub.onnx").write_bytes(to_bytes(clean_up(model)))
+
+    folder, _ = cache.stage("clean-up", digest_of(model), produce, scratch)
+    return from_bytes((folder / "hub.onnx").read_bytes())
+
+
+def shape(
+    hub: ir.Model,
+    calibration: Dataset | None,
+    request: BuildRequest,
+    plan: Plan,
+    cache: Cache,
+    scratch: Path,
+    progress: Progress,
+) -> Shaped:
+    """Prune and quantize as asked."""
+    prune_report: dict[str, Any] | None = None
+    if request.prune:
+        assert calibration is not None
+        hub, prune_report = prune_stage(hub, calibration, request.prune, cache, scratch, progress)
+    digests = {"float": digest_of(hub)}
+    quantized: ir.Model | None = None
+    quantization: dict[str, Any] | None = None
+    if any(v.precision is Precision.INT8 for v in plan.variants):
+        assert calibration is not None
+        quantized, quantization = quantize_stage(hub, calibration, request, plan, cache, scratch, progress)
+        digests["int8"] = digest_of(quantized)
+    return Shaped(hub, quantized, digests, prune_report, quantization)
+
+
+def export_all(
+    shaped: Shaped, plan: Plan, result: Path, cache: Cache, scratch: Path, progress: Progress
+) -> tuple[Exported, ...]:
+    """Write every variant into ``result``. Raises UnsupportedModel with the refusals of all variants together."""
+    refusals = []
+    exported = []
+    with progress.stage("export", len(plan.variants)) as advance:
+        for done, variant in enumerate(plan.variants, 1):
+            model = shaped.quantized if variant.precision is Precision.INT8 else shaped.floating
+            assert model is not None
+            exporter, options = EXPORTERS.get(variant.format.value), export_options(variant)
+            found = exporter.check(model, options)
+            refusals += found
+            if not found:
+                exported.append(Exported(variant, _export(variant, model, shaped, plan, result, cache, scratch)))
+            advance(done)
+    if refusals:
+        raise UnsupportedModel(refusals)
+    return tuple(exported)
+
+
+def _export(
+    variant: Variant, model: ir.Model, shaped: Shaped, plan: Plan, result: Path, cache: Cache, scratch: Path
+) -> ExportResult:
+    name, options = variant.file_name(plan.model), export_options(variant)
+    digest = shaped.digests["int8" if variant.precision is Precision.INT8 else "float"]
+
+    def produce(folder: Path) -> None:
+        made = EXPORTERS.get(variant.format.value).export(model, folder / name, options)
+        (folder / "notes.txt").write_text("\n".join(made.notes), "utf-8")
+
+    key = [variant.format.value, variant.precision.value, options.deployment_target, digest, name]
+    folder, _ = cache.stage("export", key, produce, scratch)
+    notes = (folder / "notes.txt").read_text("utf-8").splitlines()
+    source, destination = folder / name, result / name
+    if source.is_dir():
+        shutil.copytree(source, destination)
+    else:
+        shutil.copyfile(source, destination)
+    return ExportResult(destination, tuple(notes))
+
+
+def digest_of(model: ir.Model) -> str:
+    """SHA-256 of the model's deterministic bytes."""
+    return hashlib.sha256(to_bytes(model)).hexdigest()

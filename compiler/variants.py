@@ -1,0 +1,80 @@
+"""Which artifacts a build makes: the union of what its profiles ask for, each made once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from compiler.errors import DataError
+from profiles.schema import Budgets, CoreMLOptions, Format, Precision, Profile
+
+SUFFIX = {Format.ONNX: ".onnx", Format.TFLITE: ".tflite", Format.COREML: ".mlpackage"}
+RUNTIME = {Format.ONNX: "onnxruntime", Format.TFLITE: "litert", Format.COREML: "coreml"}
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One artifact to make. ``profiles`` is empty when the build names none."""
+
+    format: Format
+    precision: Precision
+    runtime: str
+    profiles: tuple[str, ...]
+    deployment_target: str
+
+    def file_name(self, model: str) -> str:
+        return f"{model}-{self.precision.value}{SUFFIX[self.format]}"
+
+
+def plan_variants(
+    profiles: Sequence[Profile], formats: Sequence[Format], precisions: Sequence[Precision]
+) -> tuple[Variant, ...]:
+    """List the artifacts, most wanted first within each format (the order of the first profile that asks).
+
+    Without profiles: every format at every precision, or what ``formats`` and ``precisions`` name. With profiles these two narrow.
+
+    Raises:
+        DataError: nothing is left, or two profiles want different Core ML deployment targets.
+    """
+    wanted: dict[tuple[Format, Precision], list[tuple[str, str]]] = {}
+    for profile in profiles:
+        for target in profile.targets:
+            for precision in target.precisions:
+                wanted.setdefault((target.format, precision), []).append((profile.name, target.runtime))
+    if not profiles:
+        order = (Precision.INT8, Precision.FP16, Precision.FP32)
+        wanted = {(f, p): [] for f in formats or tuple(Format) for p in order if not precisions or p in precisions}
+    kept = {
+        k: v for k, v in wanted.items() if (not formats or k[0] in formats) and (not precisions or k[1] in precisions)
+    }
+    if not kept:
+        raise DataError(
+            f"No artifact is left: the profiles ask for {', '.join(f'{f.value} {p.value}' for f, p in wanted)}.",
+            remedy="Leave out --format and --precision, or name what the profiles ask for.",
+        )
+    target = _deployment_target(profiles)
+    ordered = sorted(kept.items(), key=lambda item: list(Format).index(item[0][0]))
+    return tuple(
+        Variant(fmt, precision, users[0][1] if users else RUNTIME[fmt], tuple(name for name, _ in users), target)
+        for (fmt, precision), users in ordered
+    )
+
+
+def _deployment_target(profiles: Sequence[Profile]) -> str:
+    targets = {p.coreml.deployment_target for p in profiles if any(t.format is Format.COREML for t in p.targets)}
+    if len(targets) > 1:
+        raise DataError(
+            f"The profiles want different Core ML deployment targets: {', '.join(sorted(targets))}.",
+            remedy="Build these profiles one at a time.",
+        )
+    return targets.pop() if targets else CoreMLOptions().deployment_target if profiles else "iOS17"
+
+
+def strictest(variant: Variant, profiles: Sequence[Profile]) -> Budgets:
+    """The smallest budget of each kind among the variant's profiles."""
+    budgets = [p.budgets for p in profiles if p.name in variant.profiles]
+
+    def least(field: str) -> float | None:
+        return min((v for b in budgets if (v := getattr(b, field)) is not None), default=None)
+
+    return Budgets.model_validate({field: least(field) for field in Budgets.model_fields})

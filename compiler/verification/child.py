@@ -1,0 +1,53 @@
+"""What runs inside the verification child: one artifact, executed on every sample, timed."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtimes.registry import open_session
+from runtimes.session import Array, RuntimeInfo, SessionOptions, TensorSpec, run_dataset
+
+WARM_UP_RUNS = 3
+TIMED_RUNS = 20
+TIMED_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """Outputs of all samples, and what running cost on the machine that built the artifact.
+
+    ``latency_ns`` is the median of single runs with one thread. ``peak_memory_bytes`` is the child's high-water mark, the Python
+    interpreter and the runtime included.
+    """
+
+    outputs: dict[str, Array]
+    inputs: tuple[TensorSpec, ...]
+    runtime: RuntimeInfo
+    latency_ns: int
+    peak_memory_bytes: int
+
+
+def execute(path: str, runtime: str | None, feeds: dict[str, Array]) -> Execution:
+    """Run ``feeds`` (samples on axis 0) through the artifact at ``path``; then time single runs."""
+    with open_session(Path(path), runtime=runtime, options=SessionOptions(threads=1)) as session:
+        outputs = run_dataset(session, feeds)
+        single = {s.name: feeds[s.name][: s.shape[0] or 1] if s.shape else feeds[s.name] for s in session.inputs}
+        for _ in range(WARM_UP_RUNS):
+            session.run(single)
+        times: list[int] = []
+        deadline = time.perf_counter() + TIMED_SECONDS
+        while len(times) < TIMED_RUNS and (not times or time.perf_counter() < deadline):
+            start = time.perf_counter_ns()
+            session.run(single)
+            times.append(time.perf_counter_ns() - start)
+        return Execution(
+            outputs=outputs,
+            inputs=session.inputs,
+            runtime=session.runtime,
+            latency_ns=int(statistics.median(times)),
+            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        )
