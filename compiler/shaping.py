@@ -9,14 +9,23 @@ from typing import Any
 import onnx_ir as ir
 
 from compiler.cache import Cache
-from compiler.calibration.data import Dataset
+from compiler.calibration.dataset import Dataset
+from compiler.hubfacts import digest_of
 from compiler.passes.serialize import from_bytes, to_bytes
 from compiler.progress import Progress
+from compiler.pruning import PruneOptions, prune
+from compiler.quantization.engine import QUANTIZERS, Quantized
+from compiler.quantization.evidence import gather_evidence
+from compiler.quantization.plan import QuantizeOptions
 from runtimes.artifact.canonical import canonical_json
+
+EVIDENCE_SAMPLES = 16
+
+Produce = Callable[[Callable[[int], None]], tuple[ir.Model, dict[str, Any]]]
 
 
 def _stage(
-    name: str, key: Any, produce: Any, cache: Cache, scratch: Path, progress: Progress
+    name: str, key: Any, produce: Produce, cache: Cache, scratch: Path, progress: Progress
 ) -> tuple[ir.Model, dict[str, Any]]:
     """Run ``produce(advance) -> (model, section)`` unless its result is cached."""
     with progress.stage(name) as advance:
@@ -36,3 +45,53 @@ def prune_stage(
     hub: ir.Model, data: Dataset, share: float, cache: Cache, scratch: Path, progress: Progress
 ) -> tuple[ir.Model, dict[str, Any]]:
     """Remove ``share`` of the channels and repair their consumers on ``data``."""
+    key = [digest_of(hub), data.digest, share]
+
+    def produce(advance: Callable[[int], None]) -> tuple[ir.Model, dict[str, Any]]:
+        pruned = prune(hub, data.feeds, PruneOptions(share=share))
+        return pruned.model, pruned.report()
+
+    return _stage("prune", key, produce, cache, scratch, progress)
+
+
+def quantize_stage(
+    hub: ir.Model,
+    data: Dataset,
+    request: BuildRequest,
+    plan: Plan,
+    cache: Cache,
+    scratch: Path,
+    progress: Progress,
+) -> tuple[ir.Model, dict[str, Any]]:
+    """Calibrate on ``data``, plan and perform INT8, and measure what it cost node by node."""
+    rules = [p.quantization for p in plan.profiles]
+    floating = frozenset(op for rule in rules for op in rule.float_ops)
+    options = QuantizeOptions(
+        observer=request.observer or QuantizeOptions().observer,
+        per_channel=all(rule.per_channel for rule in rules),
+        keep_float=tuple(sorted(str(node.name) for node in hub.graph if node.op_type in floating)),
+    )
+    engine = QUANTIZERS.get(request.quantizer)
+    key = [digest_of(hub), data.digest, request.quantizer, asdict(options)]
+
+    def produce(advance: Callable[[int], None]) -> tuple[ir.Model, dict[str, Any]]:
+        quantized = engine(hub, data, options)
+        return quantized.model, _section(quantized, hub, data)
+
+    return _stage("quantize", key, produce, cache, scratch, progress)
+
+
+def _section(quantized: Quantized, hub: ir.Model, data: Dataset) -> dict[str, Any]:
+    """The report's section: what is in int8, what is not and why, and the noise of each node."""
+    spec = quantized.spec
+    evidence = gather_evidence(hub, quantized.model, data.take(EVIDENCE_SAMPLES))
+    return {
+        "scheme": "int8: per-channel symmetric weights, asymmetric activations",
+        "nodes_int8": len(spec.nodes) - len(spec.float_nodes),
+        "nodes_float": {name: f"{d.op_type}: {d.reason}" for name, d in spec.float_nodes.items()},
+        "notes": list(spec.notes),
+        "spec_sha256": spec.sha256,
+        "calibration": dict(spec.provenance),
+        "sqnr_db": {n: v if math.isfinite(v) else None for n, v in evidence.sqnr_db.items()},
+        "saturation": evidence.saturation,
+    }
