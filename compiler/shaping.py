@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from compiler.pruning import PruneOptions, prune
 from compiler.quantization.engine import QUANTIZERS, Quantized
 from compiler.quantization.evidence import gather_evidence
 from compiler.quantization.plan import QuantizeOptions
+from compiler.request import BuildRequest, Plan
 from runtimes.artifact.canonical import canonical_json
 
 EVIDENCE_SAMPLES = 16

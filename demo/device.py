@@ -129,7 +129,9 @@ class Traffic:
     """Requests that keep coming from a thread while something else happens; counts answers, failures and versions seen."""
 
     def __init__(self, port: int, images: NDArray[np.float32]) -> None:
-        self.answers, self.failures, self.versions = 0, [], list[str]()
+        self.answers = 0
+        self.failures: list[str] = []
+        self.versions: list[str] = []
         self._client, self._images = Client(port), images
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)

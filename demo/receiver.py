@@ -58,7 +58,7 @@ class Receiver:
         for resource in request.resource_metrics:
             for scope in resource.scope_metrics:
                 for metric in scope.metrics:
-                    points = getattr(metric, metric.WhichOneof("data")).data_points
+                    points = getattr(metric, str(metric.WhichOneof("data"))).data_points
                     self.metrics[metric.name] += len(points)
                     for point in points:
                         value = getattr(point, "as_int", 0) or getattr(point, "as_double", 0.0)

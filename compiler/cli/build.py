@@ -72,6 +72,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 @click.pass_context
 def build(
     ctx: click.Context,
+    /,
     labels_file: Path | None,
     cache_dir: Path | None,
     no_cache: bool,
