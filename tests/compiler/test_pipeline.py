@@ -151,7 +151,7 @@ def test_a_wrong_calibration_shape_is_named(request_: BuildRequest, tmp_path: Pa
     from compiler.pipeline import build
 
     np.savez(tmp_path / "wrong.npz", image=np.zeros(shape, np.float32))
-    with pytest.raises(DataError, match="3.*8.*8"):
+    with pytest.raises(DataError, match=r"3.*8.*8"):
         build(replace(request_, calibration=str(tmp_path / "wrong.npz"), output=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
