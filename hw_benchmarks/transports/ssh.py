@@ -1,4 +1,4 @@
-"""A board over the system's ssh and scp, with the user's own keys and configuration; only python3 and the runtime are needed there."""
+"""A board over the system's ssh and scp, with the user's own keys; only python3 and the runtime are needed there."""
 
 from __future__ import annotations
 
