@@ -13,7 +13,7 @@ import numpy as np
 from compiler.errors import Refusal
 from compiler.exporters.base import ExportOptions
 from compiler.exporters.coreml.constants import FLOAT16_MAX, fits_float16
-from compiler.exporters.coreml.context import Context, Unsupported, dtype_name, float_attr, static_shape
+from compiler.exporters.coreml.context import Context, Unsupported, dtype_name, float_attr, is_used, static_shape
 from compiler.exporters.coreml.lowering import LOWERINGS
 from compiler.exporters.coreml.target import Target, Var, find_target, load_coremltools
 from profiles.schema import Precision
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 MAX_RANK = 5  # Core ML's limit for tensors of an ML program
 # numpy's names of hub element types, and what Core ML's inputs and outputs can carry for them.
-IO_TYPES = {"float32": "fp32", "int32": "int32", "int64": "int32", "bool": "int32"}
+IO_TYPES = {"float32": "fp32", "int32": "int32", "int64": "int32", "bool": "int32", "int8": "int32", "uint8": "int32"}
+# Of these, the program itself computes in the narrow type, cast at its edge. MIL casts to bytes since iOS17.
+NARROW_TYPES = frozenset({"bool", "int8", "uint8"})
 # Operators whose parameters are scales: see lowering/quantization.py.
 FLOAT32_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
@@ -77,6 +79,7 @@ class _Build:
         self.refusals: list[Refusal] = []
         self.kept_float32: list[str] = []
         self.dtypes: dict[str, str] = {}
+        self.tainted: set[ir.Value] = set()  # refused, or computed from what was refused
 
     def run(self) -> Built:
         from coremltools import target as targets
@@ -94,7 +97,8 @@ class _Build:
                 self._lower(node)
             function.set_outputs([self._output(name, value) for name, value in outputs.items()])
         program.add_function("main", function)
-        _make_names_unique(function, {*inputs, *outputs})
+        if not self.refusals:  # else operations that coremltools refused half-way are still in it
+            _make_names_unique(function, {*inputs, *outputs})
         return Built(
             program=program,
             target=self.target,
@@ -116,47 +120,54 @@ class _Build:
                 raise Unsupported("it has rank 0 and Core ML's inputs have at least one axis", "Give it shape [1].")
         except Unsupported as error:
             self._refuse(name, "input", error)
+            self.tainted.add(value)
             shape, dtype = (1,), "fp32"
         return self.ctx.mb.placeholder(shape=shape, dtype=types.string_to_builtin(dtype), name=name)
 
     def _io_type(self, name: str, value: ir.Value) -> tuple[tuple[int, ...], str]:
         shape = _checked_shape(value)
         dtype = "unknown" if value.dtype is None else str(value.dtype.numpy())
-        if dtype not in IO_TYPES:
+        if dtype not in IO_TYPES or (dtype in ("int8", "uint8") and self.target.version < 17):
             raise Unsupported(f"its type {dtype} cannot be a Core ML input or output", "Cast it to float32 or int32.")
         self.dtypes[name] = dtype
         return shape, IO_TYPES[dtype]
 
     def _bind_input(self, value: ir.Value, var: Var) -> None:
-        if value.dtype is not None and str(value.dtype.numpy()) == "bool":
-            var = self.ctx.mb.cast(x=var, dtype="bool", name=self.ctx.names.claim(f"{value.name}_bool"))
+        dtype = self.dtypes.get(var.name, "")
+        if dtype in NARROW_TYPES:
+            var = self.ctx.mb.cast(x=var, dtype=dtype, name=self.ctx.names.claim(f"{value.name}_{dtype}"))
         self.ctx.set(value, var)
 
     # --- nodes
 
     def _lower(self, node: ir.Node) -> None:
+        """Lower one node, or refuse it and put stand-ins for its outputs, so that the nodes behind it are checked too."""
+        behind_refused = any(v in self.tainted for v in node.inputs if v is not None)
         try:
-            if node.domain not in ("", "ai.onnx"):
-                raise Unsupported(f"its domain {node.domain!r} is not ONNX's own")
-            lowering = LOWERINGS.find(node.op_type, self.opset)
-            if lowering is None:
-                raise Unsupported("Core ML has no lowering for this operator", "Leave out the format coreml.")
-            for output in node.outputs:
-                if output.name and not (output.uses() or output.is_graph_output()):
-                    continue
-                _checked_shape(output)
-            self.ctx.compute = self._compute_type(node)
-            lowering(self.ctx, node)
-            self._check_results(node)
+            self._lower_or_raise(node)
+            return
         except Unsupported as error:
             self._refuse(node.name or "", node.op_type, error)
-        except (ValueError, TypeError, NotImplementedError) as error:
+        except (ValueError, TypeError, IndexError, NotImplementedError) as error:
             # coremltools checks operands with these; what it objects to is the model's, and is said in its words.
-            self._refuse(node.name or "", node.op_type, Unsupported(f"coremltools refuses it: {_first_line(error)}"))
-        else:
-            return
+            # Behind a refused node it is the stand-in's: the operands are not what they will be.
+            if not behind_refused:
+                reason = f"coremltools refuses it: {_first_line(error)}"
+                self._refuse(node.name or "", node.op_type, Unsupported(reason))
         for output in node.outputs:
             self._stand_in(output)
+
+    def _lower_or_raise(self, node: ir.Node) -> None:
+        if node.domain not in ("", "ai.onnx"):
+            raise Unsupported(f"its domain {node.domain!r} is not ONNX's own")
+        lowering = LOWERINGS.find(node.op_type, self.opset)
+        if lowering is None:
+            raise Unsupported("Core ML has no lowering for this operator", "Leave out the format coreml.")
+        for output in filter(is_used, node.outputs):
+            _checked_shape(output)
+        self.ctx.compute = self._compute_type(node)
+        lowering(self.ctx, node)
+        self._check_results(node)
 
     def _compute_type(self, node: ir.Node) -> str:
         if not self.half or node.op_type in FLOAT32_OPS:
@@ -171,18 +182,17 @@ class _Build:
 
     def _check_results(self, node: ir.Node) -> None:
         """The hub's shape inference and MIL's are independent: they must agree on everything that is used."""
-        for output in node.outputs:
-            if self.ctx.is_constant(output) or not (output.uses() or output.is_graph_output()):
+        for output in filter(is_used, node.outputs):
+            if self.ctx.is_constant(output):
                 continue
             var = self.ctx.native(output)
             want, have = static_shape(output), tuple(int(d) for d in var.shape)
             if want != have:
-                raise Unsupported(f"{output.name!r} is {list(want)} in the hub and {list(have)} in MIL")
+                raise ValueError(f"{output.name!r} is {list(want)} in the hub and {list(have)} in MIL")
 
     def _stand_in(self, output: ir.Value) -> None:
-        """A zero constant for what a refused node would give, so that the nodes behind it are checked as well."""
-        if self.ctx.known(output):
-            return
+        """A zero constant of the hub's type and shape for what a refused node would give."""
+        self.tainted.add(output)
         try:
             shape = _checked_shape(output)
         except Unsupported:
@@ -200,7 +210,8 @@ class _Build:
         try:
             _, dtype = self._io_type(name, value)
         except Unsupported as error:
-            self._refuse(name, "output", error)
+            if value not in self.tainted:
+                self._refuse(name, "output", error)
             dtype = "fp32"
         var = self.ctx.var(value) if self.ctx.is_constant(value) else self.ctx.native(value)
         if dtype_name(var) != dtype:

@@ -137,9 +137,6 @@ class Context:
         """``value`` in the type it was computed in. KeyError if no lowering has set it: a mistake of ours."""
         return next(iter(self._vars[value].values()))
 
-    def known(self, value: ir.Value) -> bool:
-        return value in self._vars or self.is_constant(value)
-
     def set(self, value: ir.Value, var: Var) -> None:
         """Record what ``value`` became."""
         self._vars[value] = {dtype_name(var): var}
@@ -158,6 +155,11 @@ def dtype_name(var: Var) -> str:
     from coremltools.converters.mil.mil import types
 
     return str(types.builtin_to_string(var.dtype))
+
+
+def is_used(value: ir.Value) -> bool:
+    """Whether anything reads the value, or the model returns it."""
+    return bool(value.name) and (bool(value.uses()) or value.is_graph_output())
 
 
 def optional_input(node: ir.Node, index: int) -> ir.Value | None:

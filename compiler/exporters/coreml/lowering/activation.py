@@ -153,9 +153,9 @@ def softmax(ctx: Context, node: ir.Node) -> None:
 
 @LOWERINGS.lowers("LogSoftmax", since=13)
 def log_softmax(ctx: Context, node: ir.Node) -> None:
-    """x - logsumexp(x)"""
-    x = ctx.input(node, 0)
-    total = ctx.mb.reduce_log_sum_exp(
-        x=x, axes=[int_attr(node, "axis", -1)], keep_dims=True, name=ctx.name(node, suffix="_total")
-    )
-    ctx.set(node.outputs[0], ctx.mb.sub(x=x, y=total, name=ctx.name(node)))
+    """s - logsumexp(s) with s = x - max(x): exp stays within float16, whose largest argument is 11."""
+    x, axis = ctx.input(node, 0), int_attr(node, "axis", -1)
+    largest = ctx.mb.reduce_max(x=x, axes=[axis], keep_dims=True, name=ctx.name(node, suffix="_max"))
+    shifted = ctx.mb.sub(x=x, y=largest, name=ctx.name(node, suffix="_shifted"))
+    total = ctx.mb.reduce_log_sum_exp(x=shifted, axes=[axis], keep_dims=True, name=ctx.name(node, suffix="_total"))
+    ctx.set(node.outputs[0], ctx.mb.sub(x=shifted, y=total, name=ctx.name(node)))

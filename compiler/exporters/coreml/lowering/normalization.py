@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compiler.exporters.coreml.constants import Array
-from compiler.exporters.coreml.context import Context, Unsupported, float_attr, int_attr
+from compiler.exporters.coreml.context import Context, Unsupported, float_attr, int_attr, is_used
 from compiler.exporters.coreml.lowering.table import LOWERINGS
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def instance_normalization(ctx: Context, node: ir.Node) -> None:
 @LOWERINGS.lowers("LayerNormalization")
 def layer_normalization(ctx: Context, node: ir.Node) -> None:
     """Normalizes over the axes from ``axis`` on; scale and bias broadcast to them."""
-    if any(output.name and (output.uses() or output.is_graph_output()) for output in node.outputs[1:]):
+    if any(is_used(output) for output in node.outputs[1:]):
         raise Unsupported("its mean or inverse deviation is used")
     x = ctx.input(node, 0)
     first = int_attr(node, "axis", -1) % x.rank

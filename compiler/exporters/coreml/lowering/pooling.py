@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compiler.exporters.coreml.constants import Array
-from compiler.exporters.coreml.context import Context, Unsupported, int_attr, ints_attr, output_shape
+from compiler.exporters.coreml.context import Context, Unsupported, int_attr, ints_attr, is_used, output_shape
 from compiler.exporters.coreml.lowering.table import LOWERINGS
 from compiler.exporters.coreml.lowering.windows import Window, interleave, window_of
 
@@ -27,7 +27,7 @@ def _window(ctx: Context, node: ir.Node, sizes: tuple[int, ...]) -> tuple[Window
 @LOWERINGS.lowers("MaxPool")
 def max_pool(ctx: Context, node: ir.Node) -> None:
     """Padding never wins: MIL pads with minus infinity, as ONNX does."""
-    if len(node.outputs) > 1 and node.outputs[1].name and node.outputs[1].uses():
+    if len(node.outputs) > 1 and is_used(node.outputs[1]):
         raise Unsupported("its second output (indices) is used")
     x = ctx.input(node, 0)
     window, end = _window(ctx, node, x.shape[2:])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compiler.exporters.coreml.context import Context, Unsupported, optional_input, output_shape
+from compiler.exporters.coreml.context import Context, Unsupported, is_used, optional_input, output_shape
 from compiler.exporters.coreml.lowering.table import LOWERINGS
 from compiler.exporters.coreml.target import Var
 
@@ -59,8 +59,11 @@ def tile(ctx: Context, node: ir.Node) -> None:
 def identity(ctx: Context, node: ir.Node) -> None:
     """Dropout at inference hands its input through."""
     source = optional_input(node, 0)
-    if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
+    if any(is_used(output) for output in node.outputs[1:]):
         raise Unsupported("its second output (mask) is used", "Export the model in evaluation mode.")
+    training = ctx.constant(node, 2) if node.op_type == "Dropout" else None
+    if training is not None and bool(training.reshape(-1)[0]):
+        raise Unsupported("it is in training mode", "Export the model in evaluation mode.")
     if source is not None and ctx.is_constant(source):
         ctx.set_weight(node.outputs[0], ctx.weight(source))
         return
