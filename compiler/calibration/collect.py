@@ -64,7 +64,7 @@ def collect(
     for name, array in dataset.feeds.items():
         if name in observers:
             observers[name].update(array)
-    groups = list(_groups(model, values, group_bytes))
+    groups = list(tap_groups(model, values, group_bytes))
     runs = len(groups) * math.ceil(dataset.count / dataset.batch)
     LOGGER.info("calibrating on %d samples, %d pass(es), observer %s", dataset.count, len(groups), observer)
     done = 0
@@ -92,7 +92,7 @@ def _observe(observer: Observer, name: str, values: Array, sample: int) -> None:
     observer.update(values)
 
 
-def _groups(model: ir.Model, wanted: Container[str] | None, limit: int) -> Iterator[list[str]]:
+def tap_groups(model: ir.Model, wanted: Container[str] | None, limit: int) -> Iterator[list[str]]:
     """Names of float32 node outputs, in graph order, in groups of at most ``limit`` bytes (a larger value stands alone)."""
     group: list[str] = []
     size = 0

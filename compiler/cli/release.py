@@ -59,7 +59,7 @@ def init(
 
 @release.command()
 @click.argument("build", type=click.Path(path_type=Path))
-@click.option("--repo", type=click.Path(path_type=Path), required=True, help="The repository.")
+@REPO
 @signing_options
 @click.option("--release", "name", required=True, help="The release's name, such as 1.4.0.")
 @click.option("--channel", default="stable", show_default=True)
@@ -79,11 +79,12 @@ def publish(
     deltas: int,
     as_json: bool,
 ) -> None:
-    """Publish the build folder BUILD as a release."""
+    """Publish the build folder BUILD as a release in REPO."""
     from compiler.publish.release import publish as perform
     from runtimes.artifact.index import Rollout
 
-    rollout = Rollout(percent=percent, **({"min_agent": min_agent} if min_agent else {}))
+    # A field that was not given stays out of the index.
+    rollout = Rollout(percent=percent, min_agent=min_agent) if min_agent else Rollout(percent=percent)
     with_keys = signing(keys, no_password=no_password)
     result = perform(build, repo, with_keys, channel=channel, release=name, rollout=rollout, delta_from=deltas)
     if as_json:

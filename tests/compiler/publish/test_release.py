@@ -309,7 +309,7 @@ class _PowerCut(BaseException):
     """Not an Exception: nothing may handle it."""
 
 
-def _failing_calls(monkeypatch: pytest.MonkeyPatch, when: str, number: int) -> Iterator[int]:
+def _cut_power(monkeypatch: pytest.MonkeyPatch, when: str, number: int) -> None:
     """Fail before or after the ``number``th rename, which is how every file of the repository comes to be."""
     calls = iter(range(1, 10_000))
     rename = os.replace
@@ -323,7 +323,6 @@ def _failing_calls(monkeypatch: pytest.MonkeyPatch, when: str, number: int) -> I
             raise _PowerCut
 
     monkeypatch.setattr(os, "replace", cut)
-    yield number
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -335,7 +334,7 @@ def test_a_power_cut_at_every_write_leaves_a_valid_repository(
     for number in range(1, 100):
         victim = copy(repo, tmp_path / f"{when}-{number}")
         with pytest.MonkeyPatch.context() as patch:
-            list(_failing_calls(patch, when, number))
+            _cut_power(patch, when, number)
             try:
                 publish(folder, victim, signing, channel="stable", release="2")
                 break
@@ -380,7 +379,7 @@ def test_a_full_disk_at_every_write_is_a_storage_error(
 
 def test_a_failed_init_leaves_nothing(tmp_path: Path, signing: Signing) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        list(_failing_calls(patch, "before", 3))
+        _cut_power(patch, "before", 3)
         with pytest.raises(_PowerCut):
             init(tmp_path / "repo", signing)
     assert not (tmp_path / "repo").exists()

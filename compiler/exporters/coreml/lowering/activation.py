@@ -8,7 +8,6 @@ import numpy as np
 
 from compiler.exporters.coreml.context import (
     Context,
-    Unsupported,
     dtype_name,
     float_attr,
     int_attr,
@@ -70,7 +69,8 @@ def clip(ctx: Context, node: ir.Node) -> None:
     limit = float(np.finfo(np.float32).max)
     lowest, highest = _bound(ctx, low, -limit), _bound(ctx, high, limit)
     if lowest > highest:
-        raise Unsupported(f"its minimum {lowest} exceeds its maximum {highest}")
+        ctx.set(node.outputs[0], _clip_by_comparison(ctx, node, x, low, high))
+        return
     ctx.set(node.outputs[0], _clip_constant(ctx, node, x, lowest, highest, limit))
 
 
