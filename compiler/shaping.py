@@ -88,7 +88,8 @@ def quantize_stage(
 def _section(quantized: Quantized, hub: ir.Model, data: Dataset) -> dict[str, Any]:
     """The report's section: what is in int8, what is not and why, and the noise of each node."""
     spec = quantized.spec
-    evidence = gather_evidence(hub, quantized.model, data.take(EVIDENCE_SAMPLES))
+    evidence = gather_evidence(hub, quantized, data, samples=EVIDENCE_SAMPLES)
+    worst = evidence.worst
     return {
         "scheme": "int8: per-channel symmetric weights, asymmetric activations",
         "nodes_int8": len(spec.nodes) - len(spec.float_nodes),
@@ -96,6 +97,8 @@ def _section(quantized: Quantized, hub: ir.Model, data: Dataset) -> dict[str, An
         "notes": list(spec.notes),
         "spec_sha256": spec.sha256,
         "calibration": dict(spec.provenance),
-        "sqnr_db": {n: v if math.isfinite(v) else None for n, v in evidence.sqnr_db.items()},
-        "saturation": evidence.saturation,
+        "worst_node": f"{worst.node} ({worst.op_type}): {worst.sqnr_db:.1f} dB" if worst else None,
+        "cpu": evidence.cpu_note or f"int8 dot products here: {', '.join(evidence.cpu_flags)}",
+        "sqnr_db": {e.node: e.sqnr_db if math.isfinite(e.sqnr_db) else None for e in evidence.layers},
+        "saturated_share": {e.node: e.saturated_share for e in evidence.layers if e.saturated_share > 0},
     }

@@ -110,7 +110,9 @@ def _choose(
     queues = [list(queue) for queue in queues if queue]
     while queues and saved < target:
         macs = sizer.size(removed).macs if by_macs else 0
-        gains = [macs - sizer.size(removed | set(q[0].channels)).macs if by_macs else len(q[0].channels) for q in queues]
+        gains = [
+            macs - sizer.size(removed | set(q[0].channels)).macs if by_macs else len(q[0].channels) for q in queues
+        ]
         best = min(range(len(queues)), key=lambda i: queues[i][0].cost / max(gains[i], 1))
         if saved + gains[best] / 2 > target:
             break  # one more unit would overshoot by more than stopping here falls short
@@ -120,13 +122,19 @@ def _choose(
         saved += gains[best]
         queues = [queue for queue in queues if queue]
     whole = before if by_macs else total
-    notes = () if queues or saved >= target else (
-        f"the share asked for is {options.share:.0%}; granularity and the largest cut per group allow {saved / whole:.1%}",
+    notes = (
+        ()
+        if queues or saved >= target
+        else (
+            f"the share asked for is {options.share:.0%}; granularity and the largest cut per group allow {saved / whole:.1%}",
+        )
     )
     return chosen, notes
 
 
-def _write(flow: Flow, chosen: list[_Unit], candidates: list[Candidate], refusals: list, notes: tuple[str, ...]) -> PrunePlan:
+def _write(
+    flow: Flow, chosen: list[_Unit], candidates: list[Candidate], refusals: list, notes: tuple[str, ...]
+) -> PrunePlan:
     removed = {channel for unit in chosen for channel in unit.channels}
     groups = tuple(_group(group, removed, chosen) for group in candidates)
     cuts: dict[tuple[str, int], Cut] = {}
