@@ -1,0 +1,7 @@
+"""EXPORTER for ONNX files."""
+
+from __future__ import annotations
+
+from compiler.exporters.onnx.exporter import EXPORTER
+
+__all__ = ["EXPORTER"]
