@@ -15,7 +15,16 @@ from compiler.passes.rewrites.merge_reshapes import DropNoOpReshape, MergeReshap
 from compiler.passes.rewrites.merge_transposes import DropNoOpTranspose, MergeTransposes
 from compiler.passes.rewrites.shapes_to_reshape import ShapesToReshape
 from compiler.passes.simplify import InferShapes, Simplify
-from compiler.passes.structure import Flatten, NameAll, RemoveUnused, ShareEqual, Sort, StripMetadata, UntieWeights
+from compiler.passes.structure import (
+    Flatten,
+    MergeEqual,
+    NameAll,
+    RemoveUnused,
+    ShareEqual,
+    Sort,
+    StripMetadata,
+    UntieWeights,
+)
 from profiles.registry import Registry
 
 PASSES: Registry[Pass] = Registry(
@@ -41,6 +50,7 @@ for _instance in (
     DropNoOpTranspose(),
     MergeTransposes(),
     ShareEqual(),
+    MergeEqual(),
     UntieWeights(),
     RemoveUnused(),
     Sort(),
@@ -79,6 +89,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "strip_metadata",  # again: simplify writes down the source's names, options and what it did
         "sort",  # before share_equal, which keeps the first of equal tensors: then the first does not depend on history
         "share_equal",
+        "merge_equal",  # after share_equal: nodes are equal if they read the very same values
         "untie_weights",  # after share_equal, which does not know which of the equal tensors are weights
         "name_all",  # after untie_weights, which makes new values
         "infer_shapes",  # values made by the rewrites get their shapes

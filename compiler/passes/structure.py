@@ -96,6 +96,16 @@ class ShareEqual:
         return PassResult(result.model, bool(result.modified))
 
 
+class MergeEqual:
+    """Computes once what several nodes compute from the same values; Squeeze and Unsqueeze often end as equal Reshapes."""
+
+    name = "merge_equal"
+
+    def __call__(self, model: ir.Model) -> PassResult:
+        result = common.CommonSubexpressionEliminationPass()(model)
+        return PassResult(result.model, bool(result.modified))
+
+
 class UntieWeights:
     """Gives every reader of a weight its own copy where several share one initializer."""
 

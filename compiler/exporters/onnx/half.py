@@ -15,18 +15,14 @@ from compiler.passes.serialize import from_bytes, to_bytes
 
 FLOAT16_MAX = 65504.0
 # Their output type is an attribute, or they exist to change types.
-KEPT = frozenset(
-    {
-        "Cast",
-        "CastLike",
-        "ConstantOfShape",
-        "EyeLike",
-        "RandomNormal",
-        "RandomUniform",
-        "QuantizeLinear",
-        "DequantizeLinear",
-    }
+TYPED = frozenset(
+    {"Cast", "CastLike", "ConstantOfShape", "EyeLike", "RandomNormal", "RandomUniform", "QuantizeLinear", "DequantizeLinear"}
 )
+RANGE = {
+    "ReduceSumSquare": "the sum of squares leaves float16's range",
+    "ReduceL2": "the sum of squares leaves float16's range",
+    "CumSum": "the running sum leaves float16's precision",
+}
 HALF, SINGLE = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
 
@@ -65,11 +61,14 @@ class _Converter:
         floats = [v for v in [*node.inputs, *node.outputs] if v is not None and v.dtype == SINGLE]
         if not floats:
             return None
-        if node.op_type in KEPT:
+        if node.op_type in TYPED:
             return "its type is fixed by its own definition"
+        if node.op_type in RANGE:
+            return RANGE[node.op_type]
         if any(isinstance(a, ir.Attr) and a.type == ir.AttributeType.GRAPH for a in node.attributes.values()):
             return "it holds subgraphs"
-        for value in node.inputs:
+        # Clip's bounds are limits, not data: infinity in float16 bounds nothing, exactly as 3.4e38 does in float32.
+        for value in node.inputs[:1] if node.op_type == "Clip" else node.inputs:
             if value is not None and value.dtype == SINGLE and value.const_value is not None:
                 largest = float(np.abs(value.const_value.numpy()).max(initial=0.0))
                 if largest > FLOAT16_MAX:
@@ -101,7 +100,8 @@ class _Converter:
         return self._casts[key]
 
     def _constant(self, value: ir.Value, constant: ir.TensorProtocol) -> ir.Value:
-        array = constant.numpy().astype(np.float16)
+        with np.errstate(over="ignore"):  # only Clip's bounds come here from beyond the range
+            array = constant.numpy().astype(np.float16)
         lost = int(((array == 0) & (constant.numpy() != 0)).sum())
         if lost:
             self.notes.append(

@@ -80,6 +80,13 @@ def test_a_constant_beyond_float16_keeps_its_node(tmp_path: Path) -> None:
     assert np.isfinite(outputs[0, 0])
 
 
+def test_clip_may_be_open_ended(tmp_path: Path) -> None:
+    text = "g (float[1, 2] x) => (float[1, 2] y) { y = Clip (x, low, high) }"
+    model = _model(text, low=np.float32(0), high=np.float32(3.4e38))
+    assert EXPORTER.export(model, tmp_path / "half.onnx", ExportOptions(Precision.FP16)).notes == ()
+    np.testing.assert_array_equal(_run(tmp_path / "half.onnx", np.float32([[-1, 60000]]))["y"], [[0, 60000]])
+
+
 def test_an_operator_without_float16_stays_float32(tmp_path: Path) -> None:
     """NonMaxSuppression is defined for float32 only: what feeds it is cast back."""
     text = "g (float[1, 4, 4] x) => (int64[n, 3] y) { b = Relu (x)  s = ReduceSum (x, axes)  t = Reshape (s, shape)"
