@@ -36,13 +36,13 @@ def read_draft(build: Path) -> Manifest:
         ) from error
     except ManifestError as error:
         raise ManifestError(f"{path}: {error.message}", remedy="Build again.") from error
-    taken: set[str] = set()
+    sources: dict[str, str] = {}
     for ref in files_of(draft):
         _check(build, ref)
         final = final_path(draft, ref)
-        if final in taken - {ref.path} or len(final.split("/")) > MAX_PATH_PARTS or final in RESERVED:
+        # One file may serve several artifacts; two files may not land on one path.
+        if sources.setdefault(final, ref.path) != ref.path or final in RESERVED or final.count("/") >= MAX_PATH_PARTS:
             raise PublishError(f"The draft's path {final!r} cannot be published.", remedy="Build again.")
-        taken.add(final)
     return draft
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,7 @@ from tuf.api.serialization import DeserializationError
 from compiler.errors import OutputExists, PublishError, PublishTrustError
 from compiler.publish.keys import ensure_signer, signers_for
 from runtimes.artifact.files import CHUNK_BYTES, atomic_write, storage_error, sync_dir, write_atomic
+from runtimes.artifact.manifest import NAME_PATTERN
 
 TOP_ROLES = ("root", "targets", "snapshot", "timestamp")
 S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
@@ -182,13 +184,17 @@ def _check_creation(folder: Path, channels: tuple[str, ...], root_keys: int, roo
             f"A threshold of {root_threshold} needs at least as many root keys, not {root_keys}.",
             remedy="Raise --root-keys or lower --root-threshold.",
         )
-    taken = set(channels) & set(TOP_ROLES)
-    bad = [c for c in channels if not c.replace("-", "").replace("_", "").isalnum() or not c.isascii()]
-    if not channels or taken or bad or len(set(channels)) != len(channels):
+    if not channels or len(set(channels)) != len(channels) or not all(map(_is_channel_name, channels)):
         raise PublishError(
             f"These channels cannot be: {list(channels)}.",
             remedy=f"Use different names of letters, digits, - and _, none of {', '.join(TOP_ROLES)}.",
         )
+
+
+def _is_channel_name(name: str) -> bool:
+    """A plain name without dots (it is part of metadata file names) that shares no key file with a top-level role."""
+    taken = re.fullmatch(rf"({'|'.join(TOP_ROLES)})(-\d+)?", name)
+    return bool(re.fullmatch(NAME_PATTERN, name)) and "." not in name and not taken
 
 
 def _expiry(now: int, lifetimes: Lifetimes) -> Mapping[str, datetime]:
@@ -286,7 +292,7 @@ def put_target(repository: Repository, target: TargetFile, source: Path) -> None
     if destination.exists() and _verifies(target, destination):
         return
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(destination.parent)
         with source.open("rb") as reader, atomic_write(destination) as sink:
             shutil.copyfileobj(reader, sink, CHUNK_BYTES)
     except OSError as error:
@@ -294,6 +300,14 @@ def put_target(repository: Repository, target: TargetFile, source: Path) -> None
     if not _verifies(target, destination):
         destination.unlink()
         raise _broken(source, "it changed while it was being published")
+
+
+def _make_folder(path: Path) -> None:
+    """Like mkdir with parents, and durable: a power cut must not take a folder that signed metadata speaks of."""
+    if not path.is_dir():
+        _make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_dir(path.parent)
 
 
 def _verifies(target: TargetFile, path: Path) -> bool:

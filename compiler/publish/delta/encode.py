@@ -58,7 +58,7 @@ def encode_delta(base: Path, new: Path, patch: Path) -> DeltaReport:
         StorageError: the patch cannot be written.
     """
     old_data, new_data = _read(base), _read(new)
-    patches = {name: _pack(old_data, new_data, plan) for name, plan in candidate_plans(old_data, new_data).items()}
+    patches = {name: pack(old_data, new_data, plan) for name, plan in candidate_plans(old_data, new_data).items()}
     winner = min(patches, key=lambda name: len(patches[name]))
     _prove(base, patches[winner], len(new_data))
     write_atomic(patch, patches[winner])
@@ -94,7 +94,8 @@ def _prove(base: Path, patch: bytes, result_bytes: int) -> None:
         apply_delta(base, candidate, Path(folder) / "result", max_result_bytes=result_bytes)
 
 
-def _pack(base: bytes, new: bytes, plan: Plan) -> bytes:
+def pack(base: bytes, new: bytes, plan: Plan) -> bytes:
+    """The patch that says ``plan``, with the smallest coding of every stream."""
     rows: list[StreamRow] = []
     sections: list[bytes] = []
     for stream, raw in sorted(_streams(base, new, plan).items()):

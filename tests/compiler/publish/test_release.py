@@ -190,6 +190,19 @@ def test_bad_drafts_are_refused_and_nothing_is_written(repo: Path, build: Build,
     _refused(repo, deep, signing, PublishError, "cannot be published")
 
 
+def test_one_file_may_serve_two_artifacts_but_two_files_may_not_meet(
+    repo: Path, build: Build, signing: Signing
+) -> None:
+    shared = build("shared")
+    _edit(shared, lambda d: d["artifacts"].append(d["artifacts"][1] | {"profiles": ["another"]}))
+    publish(shared, repo, signing, channel="beta", release="1")
+    verify(repo)
+    clash = build("clash")
+    shutil.copy(clash / "vectors.npz", clash / "coreml" / "toy.mlpackage.zip")
+    _edit(clash, lambda d: d["self_test"]["vectors"].update({"path": "coreml/toy.mlpackage.zip"}))
+    _refused(repo, clash, signing, PublishError, "cannot be published")
+
+
 def test_bad_requests_are_refused(repo: Path, build: Build, signing: Signing) -> None:
     folder = build()
     _refused(repo, folder, signing, PublishError, "beta, stable", channel="nightly")
@@ -273,6 +286,9 @@ def test_a_root_threshold_above_the_keys_and_bad_channels_are_refused(tmp_path: 
         {"channels": ("root",)},
         {"channels": ("a/b",)},
         {"channels": ("a*",)},
+        {"channels": ("-a",)},
+        {"channels": ("a.root",)},
+        {"channels": ("root-1",)},
         {"channels": ()},
         {"channels": ("a", "a")},
     ):
