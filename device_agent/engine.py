@@ -17,6 +17,7 @@ from device_agent.guard import check_inputs, check_outputs
 from device_agent.slots import SlotRef
 from device_agent.store import Store, store_for
 from device_agent.update import available_runtimes
+from profiles.errors import EdgewrightError
 from runtimes.artifact.manifest import Manifest
 from runtimes.registry import open_session
 from runtimes.session import Array, Feeds, Session, SessionOptions
@@ -157,6 +158,18 @@ class Engine:
         if self._recorder is not None:
             self._recorder.sample(name, loaded.manifest, feeds, outputs)
         return outputs
+
+    def probe(self, name: str, feeds: Feeds) -> None:
+        """A request of the agent's own: counts for health, not for drift, and its failure is a figure, not an error."""
+        loaded = self._acquire(name)
+        start, outcome = time.perf_counter_ns(), "failed"
+        try:
+            check_outputs(self._run(loaded, feeds))
+            outcome = "ok"
+        except EdgewrightError as error:
+            log.warning("The agent's own request to %s failed: %s", name, error)
+        finally:
+            self._release(name, loaded, outcome, time.perf_counter_ns() - start)
 
     def _run(self, loaded: _Loaded, feeds: Feeds) -> dict[str, Array]:
         session = loaded.sessions.get()

@@ -40,9 +40,10 @@ def make_app(engine: Engine, *, max_request_bytes: int) -> Any:
 
         return wrapped
 
-    def route(path: str, method: str = "GET") -> Callable[[Callable[..., bytes]], None]:
-        def add(handler: Callable[..., bytes]) -> None:
+    def route(path: str, method: str = "GET") -> Callable[[Callable[..., bytes]], Callable[..., bytes]]:
+        def add(handler: Callable[..., bytes]) -> Callable[..., bytes]:
             app.route(path, method, guarded(handler))
+            return handler
 
         return add
 
