@@ -100,26 +100,25 @@ class ModelUpdater:
         self._sleep = sleep
 
     def run(self, *, dry_run: bool = False) -> UpdateResult:
-        """Bring the model to the newest release that is for this device.
+        """Bring the model to the newest release that is for this device. The caller holds the update lock.
 
         Raises:
-            Busy, NetworkError, TrustError, ManifestError, StorageError: nothing changed for inference; a later run
+            NetworkError, TrustError, ManifestError, StorageError: nothing changed for inference; a later run
             goes on from what was fetched.
         """
         start = time.monotonic()
-        with locked(self.config.data_dir):
-            state = self.store.recover()
-            plan = self.plan(state)
-            if plan.entry is None:
-                return UpdateResult(self.model.name, "current", _release(state), plan.reason)
-            if dry_run:
-                return UpdateResult(self.model.name, "planned", plan.entry.release, plan.reason)
-            try:
-                result = self._perform(plan, state)
-            except StorageError:
-                # A partial download must not keep a full disk full; the rest of the device needs the space.
-                shutil.rmtree(self.store.downloads, ignore_errors=True)
-                raise
+        state = self.store.recover()
+        plan = self.plan(state)
+        if plan.entry is None:
+            return UpdateResult(self.model.name, "current", _release(state), plan.reason)
+        if dry_run:
+            return UpdateResult(self.model.name, "planned", plan.entry.release, plan.reason)
+        try:
+            result = self._perform(plan, state)
+        except StorageError:
+            # A partial download must not keep a full disk full; the rest of the device needs the space.
+            shutil.rmtree(self.store.downloads, ignore_errors=True)
+            raise
         return UpdateResult(**{**_fields(result), "duration_s": round(time.monotonic() - start, 3)})
 
     # --- plan ----------------------------------------------------------------------------------------------------
@@ -319,7 +318,7 @@ def choose(index: ReleaseIndex, state: State, device: str) -> IndexEntry | None:
         if entry.rollout.includes(device, index.model, entry.release) and at_least(entry.rollout.min_agent)
     ]
     good = [entry for entry in fitting if not state.is_bad(entry.manifest_sha256)]
-    return (good or fitting or [None])[-1]
+    return next(reversed(good or fitting), None)
 
 
 def available_runtimes(wanted: str | None) -> tuple[str, ...]:
@@ -343,16 +342,23 @@ def update_all(
     dry_run: bool = False,
     on_result: Callable[[UpdateResult], None] | None = None,
 ) -> list[UpdateResult]:
-    """Update the named models, or all, against one view of the repository. Raises as ``ModelUpdater.run``."""
+    """Update the named models, or all, against one view of the repository.
+
+    Raises:
+        Busy: another update of this device is running.
+        ConfigError: no repository or no root of trust; an unknown model.
+        and as ``ModelUpdater.run``.
+    """
     trust = Trust(config.data_dir / TRUST_FOLDER, open_source(_repository(config), config.update))
     wanted = [config.model(name) for name in models] if models else list(config.models)
-    trust.refresh()
     results = []
-    for model in wanted:
-        result = ModelUpdater(config, model, trust).run(dry_run=dry_run)
-        if on_result is not None:
-            on_result(result)
-        results.append(result)
+    with locked(config.data_dir):
+        trust.refresh()
+        for model in wanted:
+            result = ModelUpdater(config, model, trust).run(dry_run=dry_run)
+            if on_result is not None:
+                on_result(result)
+            results.append(result)
     return results
 
 
