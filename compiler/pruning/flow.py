@@ -170,7 +170,10 @@ def _pin_outputs(flow: Flow) -> None:
 def _pin_subgraphs(flow: Flow) -> None:
     """A subgraph can read any outer value without naming it as an input: then nothing is provable."""
     for node in flow.model.graph:
-        if any(attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attribute in node.attributes.values()):
+        if any(
+            attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+            for attribute in node.attributes.values()
+        ):
             flow.pin(range(flow.count), node, "a subgraph may read any value of the graph")
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float64]
 
 # Relative to the mean diagonal of A'A.
-RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 class Normal:
@@ -39,7 +39,9 @@ class Normal:
 
     def error(self, solution: Matrix) -> float:
         """|A V - Y|^2 = |Y|^2 - 2 <V, A'Y> + <V, A'A V>, relative to |Y|^2."""
-        squares = self.energy - 2 * float((solution * self.cross).sum()) + float((solution * (self.gram @ solution)).sum())
+        squares = (
+            self.energy - 2 * float((solution * self.cross).sum()) + float((solution * (self.gram @ solution)).sum())
+        )
         return max(squares, 0.0) / max(self.energy, 1e-30)
 
 

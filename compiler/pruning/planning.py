@@ -7,9 +7,10 @@ from math import ceil
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from compiler.errors import DataError, UnsupportedModel
-from compiler.pruning.flow import Edit, Flow, analyse, attribute, constant, name_of
+from compiler.errors import DataError, Refusal, UnsupportedModel
+from compiler.pruning.flow import Edit, Flow, analyse
 from compiler.pruning.groups import Candidate, Sizer, find_groups, keep_named
 from compiler.pruning.saliency import Saliency, measure
 from compiler.pruning.types import (
@@ -19,7 +20,6 @@ from compiler.pruning.types import (
     Measure,
     PruneOptions,
     PrunePlan,
-    Role,
     SetDimension,
     SetGroups,
 )
@@ -53,7 +53,7 @@ def plan(model: ir.Model, options: PruneOptions, feeds: Feeds | None = None) -> 
     candidates, refusals = find_groups(flow)
     wide = [group for group in candidates if _steps(group, options)]
     if not wide:
-        raise UnsupportedModel([*refusals, *(_too_small(flow, group, options) for group in candidates)])
+        raise UnsupportedModel([*refusals, *(_too_small(group, options) for group in candidates)])
     if feeds is None and options.saliency != "weight":
         raise DataError(f"Saliency {options.saliency!r} needs samples.", remedy="Give calibration data.")
     covariances = measure(flow, feeds) if feeds is not None and options.saliency != "weight" else {}
@@ -64,9 +64,7 @@ def plan(model: ir.Model, options: PruneOptions, feeds: Feeds | None = None) -> 
     return _write(flow, chosen, candidates, refusals, notes)
 
 
-def _too_small(flow: Flow, group: Candidate, options: PruneOptions) -> UnsupportedRefusal:
-    from compiler.errors import Refusal
-
+def _too_small(group: Candidate, options: PruneOptions) -> Refusal:
     reason = f"its {len(group.classes)} channels allow no cut at granularity {options.granularity}"
     return Refusal(group.name, "group", reason, "prune", "Choose a smaller granularity.")
 
@@ -110,7 +108,9 @@ def _choose(
     queues = [list(queue) for queue in queues if queue]
     while queues and saved < target:
         macs = sizer.size(removed).macs if by_macs else 0
-        gains = [macs - sizer.size(removed | set(q[0].channels)).macs if by_macs else len(q[0].channels) for q in queues]
+        gains = [
+            macs - sizer.size(removed | set(q[0].channels)).macs if by_macs else len(q[0].channels) for q in queues
+        ]
         best = min(range(len(queues)), key=lambda i: queues[i][0].cost / max(gains[i], 1))
         if saved + gains[best] / 2 > target:
             break  # one more unit would overshoot by more than stopping here falls short
@@ -120,13 +120,19 @@ def _choose(
         saved += gains[best]
         queues = [queue for queue in queues if queue]
     whole = before if by_macs else total
-    notes = () if queues or saved >= target else (
-        f"the share asked for is {options.share:.0%}; granularity and the largest cut per group allow {saved / whole:.1%}",
+    notes = (
+        ()
+        if queues or saved >= target
+        else (
+            f"the share asked for is {options.share:.0%}; granularity and the largest cut per group allow {saved / whole:.1%}",
+        )
     )
     return chosen, notes
 
 
-def _write(flow: Flow, chosen: list[_Unit], candidates: list[Candidate], refusals: list, notes: tuple[str, ...]) -> PrunePlan:
+def _write(
+    flow: Flow, chosen: list[_Unit], candidates: list[Candidate], refusals: list[Refusal], notes: tuple[str, ...]
+) -> PrunePlan:
     removed = {channel for unit in chosen for channel in unit.channels}
     groups = tuple(_group(group, removed, chosen) for group in candidates)
     cuts: dict[tuple[str, int], Cut] = {}
@@ -154,5 +160,5 @@ def _edit(flow: Flow, edit: Edit, removed: set[int]) -> SetGroups | SetDimension
     return SetDimension(edit.node, edit.index, before, before - gone)
 
 
-def _ints(array: np.ndarray) -> tuple[int, ...]:
+def _ints(array: NDArray[np.int64]) -> tuple[int, ...]:
     return tuple(int(entry) for entry in array)

@@ -41,12 +41,15 @@ class PruneOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
-            raise DataError(f"The share to prune is {self.share}.", remedy="Give a share between 0 and 1, both excluded.")
+            raise DataError(
+                f"The share to prune is {self.share}.", remedy="Give a share between 0 and 1, both excluded."
+            )
         if self.granularity < 1:
             raise DataError(f"The granularity is {self.granularity}.", remedy="Give a granularity of 1 or more.")
         if not 0 < self.largest_cut < 1:
             raise DataError(
-                f"The largest cut per group is {self.largest_cut}.", remedy="Give a part between 0 and 1, both excluded."
+                f"The largest cut per group is {self.largest_cut}.",
+                remedy="Give a part between 0 and 1, both excluded.",
             )
 
 
