@@ -80,8 +80,8 @@ def prune(
     repaired, repairs = reconstruct(model, cut, plan, feeds, progress=progress)
     judges = split(count)[1]
     held = take(feeds, judges)
-    errors = (output_error(model, candidate, held) for candidate in (cut, repaired))
-    return Pruned(repaired, plan, PruneEvidence(plan.before, plan.after, *errors, repairs, len(judges)))
+    after_cut, after_repair = (output_error(model, candidate, held) for candidate in (cut, repaired))
+    return Pruned(repaired, plan, PruneEvidence(plan.before, plan.after, after_cut, after_repair, repairs, len(judges)))
 
 
 def output_error(reference: ir.Model, candidate: ir.Model, feeds: Feeds) -> OutputError:

@@ -110,7 +110,8 @@ def _repair(before: ir.Model, model: ir.Model, node: ir.Node, plan: PrunePlan, t
     by_rows = node.op_type == "Conv" or bool(attribute(node, "transB", 0))
     flat = (array.reshape(len(array), -1).T if by_rows else array).astype(np.float64)
     start = flat if node.op_type == "MatMul" else np.vstack([flat, _bias(node, flat.shape[1])[None]])
-    found = fit(*(_statistics(before, model, node, plan, part, start) for part in (train, held)), start)
+    fitting, judging = (_statistics(before, model, node, plan, part, start) for part in (train, held))
+    found = fit(fitting, judging, start)
     if found.ridge is not None:
         _write(model, node, found, array, by_rows)
     return Repair(name_of(node), found.before, found.after, found.ridge)
