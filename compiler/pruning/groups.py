@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from compiler.errors import Refusal
-from compiler.pruning.flow import Binding, Flow, name_of, shape_of
+from compiler.pruning.flow import Flow, Ids, name_of, shape_of
 from compiler.pruning.types import Role, Size
 
 
@@ -71,7 +71,7 @@ def _op_type(flow: Flow, name: str) -> str:
     return next(node.op_type for node in flow.model.graph if name_of(node) == name)
 
 
-def _components(sources: dict[str, np.ndarray[tuple[int], np.dtype[np.int64]]]) -> list[list[str]]:
+def _components(sources: dict[str, Ids]) -> list[list[str]]:
     """Producers that share a class, in graph order."""
     component: dict[str, int] = {}
     owner: dict[int, str] = {}
@@ -95,7 +95,7 @@ class Sizer:
     """Parameters and multiply-accumulates of the model after any cut, without performing it."""
 
     def __init__(self, flow: Flow) -> None:
-        self._axes: dict[str, dict[int, np.ndarray[tuple[int], np.dtype[np.int64]]]] = {}
+        self._axes: dict[str, dict[int, Ids]] = {}
         for binding in flow.bindings:
             self._axes.setdefault(binding.initializer, {})[binding.axis] = flow.roots(binding.ids)
         graph = flow.model.graph
@@ -108,7 +108,7 @@ class Sizer:
         macs = sum(elements.get(weight, 0) * rows for weight, rows in self._work)
         return Size(sum(elements.values()), macs)
 
-    def _elements(self, name: str, shape: tuple[int, ...], gone: np.ndarray[tuple[int], np.dtype[np.int64]]) -> int:
+    def _elements(self, name: str, shape: tuple[int, ...], gone: Ids) -> int:
         axes = self._axes.get(name, {})
         return prod(int((~np.isin(axes[i], gone)).sum()) if i in axes else size for i, size in enumerate(shape))
 
@@ -127,7 +127,3 @@ def _weighted(node: ir.Node) -> Iterable[tuple[str, int]]:
         return
     convolution = node.op_type in ("Conv", "ConvTranspose")
     yield weight.name or "", positions[0] * prod(positions[2:]) if convolution else prod(positions[:-1])
-
-
-def bindings_of(flow: Flow, role: Role, node: str) -> list[Binding]:
-    return [binding for binding in flow.bindings if binding.role is role and binding.node == node]

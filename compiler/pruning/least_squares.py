@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float64]
 
 # Relative to the mean diagonal of A'A.
-RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 class Normal:

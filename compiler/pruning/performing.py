@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from compiler.errors import DataError
 from compiler.pruning.flow import constant, name_of
@@ -47,7 +50,7 @@ def _cut(model: ir.Model, cut: Cut) -> None:
     replace_array(value, np.delete(array, cut.remove, axis=cut.axis))
 
 
-def replace_array(value: ir.Value, array: np.ndarray) -> None:
+def replace_array(value: ir.Value, array: NDArray[Any]) -> None:
     """Give an initializer other content (and shape), of the dtype that it had."""
     had = value.const_value
     assert had is not None
@@ -77,7 +80,7 @@ def _set_dimension(model: ir.Model, node: ir.Node, instruction: SetDimension) ->
         model.graph.initializers.pop(shape.name or "")
 
 
-def add_initializer(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
+def add_initializer(model: ir.Model, name: str, array: NDArray[Any]) -> ir.Value:
     tensor = ir.tensor(array, name=name)
     value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape))
     model.graph.register_initializer(value)

@@ -7,9 +7,10 @@ from math import ceil
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from compiler.errors import DataError, UnsupportedModel
-from compiler.pruning.flow import Edit, Flow, analyse, attribute, constant, name_of
+from compiler.errors import DataError, Refusal, UnsupportedModel
+from compiler.pruning.flow import Edit, Flow, analyse
 from compiler.pruning.groups import Candidate, Sizer, find_groups, keep_named
 from compiler.pruning.saliency import Saliency, measure
 from compiler.pruning.types import (
@@ -19,7 +20,6 @@ from compiler.pruning.types import (
     Measure,
     PruneOptions,
     PrunePlan,
-    Role,
     SetDimension,
     SetGroups,
 )
@@ -53,7 +53,7 @@ def plan(model: ir.Model, options: PruneOptions, feeds: Feeds | None = None) -> 
     candidates, refusals = find_groups(flow)
     wide = [group for group in candidates if _steps(group, options)]
     if not wide:
-        raise UnsupportedModel([*refusals, *(_too_small(flow, group, options) for group in candidates)])
+        raise UnsupportedModel([*refusals, *(_too_small(group, options) for group in candidates)])
     if feeds is None and options.saliency != "weight":
         raise DataError(f"Saliency {options.saliency!r} needs samples.", remedy="Give calibration data.")
     covariances = measure(flow, feeds) if feeds is not None and options.saliency != "weight" else {}
@@ -64,9 +64,7 @@ def plan(model: ir.Model, options: PruneOptions, feeds: Feeds | None = None) -> 
     return _write(flow, chosen, candidates, refusals, notes)
 
 
-def _too_small(flow: Flow, group: Candidate, options: PruneOptions) -> UnsupportedRefusal:
-    from compiler.errors import Refusal
-
+def _too_small(group: Candidate, options: PruneOptions) -> Refusal:
     reason = f"its {len(group.classes)} channels allow no cut at granularity {options.granularity}"
     return Refusal(group.name, "group", reason, "prune", "Choose a smaller granularity.")
 
@@ -133,7 +131,7 @@ def _choose(
 
 
 def _write(
-    flow: Flow, chosen: list[_Unit], candidates: list[Candidate], refusals: list, notes: tuple[str, ...]
+    flow: Flow, chosen: list[_Unit], candidates: list[Candidate], refusals: list[Refusal], notes: tuple[str, ...]
 ) -> PrunePlan:
     removed = {channel for unit in chosen for channel in unit.channels}
     groups = tuple(_group(group, removed, chosen) for group in candidates)
@@ -162,5 +160,5 @@ def _edit(flow: Flow, edit: Edit, removed: set[int]) -> SetGroups | SetDimension
     return SetDimension(edit.node, edit.index, before, before - gone)
 
 
-def _ints(array: np.ndarray) -> tuple[int, ...]:
+def _ints(array: NDArray[np.int64]) -> tuple[int, ...]:
     return tuple(int(entry) for entry in array)

@@ -101,13 +101,14 @@ class Saliency:
         binding = next(b for b in self._flow.bindings if b.role is Role.CONSUMES and b.node == node)
         array = constant(self._flow.model.graph.initializers[binding.initializer])
         assert array is not None
-        weight = np.moveaxis(array, binding.axis, 0).reshape(len(binding.ids), -1).astype(np.float64)
+        weight: Matrix = np.moveaxis(array, binding.axis, 0).reshape(len(binding.ids), -1).astype(np.float64)
         covariance = self._view(self._covariances.get(node, np.eye(len(weight))))
         damped = covariance + np.eye(len(weight)) * max(DAMPING * float(np.trace(covariance)) / len(weight), 1e-12)
         classes = self._flow.roots(binding.ids)
         positions = {int(c): np.flatnonzero(classes == c) for c in np.unique(classes)}
         energy = max(float((weight * (damped @ weight)).sum()), 1e-30)
-        return _Reader(weight, np.linalg.inv(damped), energy, positions)
+        inverse: Matrix = np.linalg.inv(damped).astype(np.float64)
+        return _Reader(weight, inverse, energy, positions)
 
 
 def measure(flow: Flow, feeds: Feeds) -> dict[str, Matrix]:
@@ -141,6 +142,12 @@ class _Moments:
         self._rows += len(taken)
 
     def covariance(self) -> Matrix:
+        """Shrunk towards its diagonal where rows are few for the columns: from n rows, n columns seem to predict all others.
+
+        The weight p / (p + n) of the diagonal vanishes with data; a channel that never varies keeps a zero.
+        """
         mean = self._first / self._rows
         found: Matrix = self._second / self._rows - np.outer(mean, mean)
-        return found
+        share = len(found) / (len(found) + self._rows)
+        shrunk: Matrix = (1 - share) * found + share * _diagonal(found)
+        return shrunk

@@ -58,7 +58,8 @@ def unfold(array: Tensor, window: Window, positions: NDArray[np.int64]) -> Tenso
     axes = tuple(range(2, 2 + rank))
     padded = np.pad(array, [(0, 0), (0, 0), *window.pads])
     reach = tuple((k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations, strict=True))
-    views = sliding_window_view(padded, reach, axis=axes)
+    # numpy's stub knows a single axis only; the function takes as many as there are window sizes.
+    views: Tensor = sliding_window_view(padded, reach, axis=axes)  # type: ignore[call-overload]
     steps = [slice(None, None, s) for s in window.strides] + [slice(None, None, d) for d in window.dilations]
     views = views[(slice(None), slice(None), *steps)]
     grid = np.unravel_index(positions, views.shape[2 : 2 + rank])

@@ -97,8 +97,6 @@ def _produce(flow: Flow, node: ir.Node, weight: ir.Value, axis: int, bias: ir.Va
     shape = shape_of(bias)
     if bias is not None and shape and shape[-1] == count and count > 1:
         flow.bind(bias, node, len(shape) - 1, ids, Role.PRODUCES)
-    if bias is not None and not shape and constant(bias) is not None and np.size(constant(bias)) != 1:
-        flow.pin(ids, node, "the bias has no static shape")
     rank = shape_of(output)
     if rank is None:
         return flow.pin(ids, node, "its output has no static shape")
