@@ -33,7 +33,9 @@ def run_package(path: Path, feeds: dict[str, np.ndarray[Any, Any]]) -> dict[str,
     for feature in spec.description.input:
         array = feeds[originals[feature.name]]
         assert list(feature.type.multiArrayType.shape) == list(array.shape)
-        values[feature.name] = torch.from_numpy(np.asarray(array, np.int32 if array.dtype.kind in "iub" else array.dtype))
+        values[feature.name] = torch.from_numpy(
+            np.asarray(array, np.int32 if array.dtype.kind in "iub" else array.dtype)
+        )
     for operation in program.functions["main"].operations:
         _execute(operation, values)
     return {original: values[name].numpy() for name, original in outputs.items()}
@@ -105,7 +107,9 @@ def _pad_spatial(x: Tensor, pad: Any, value: float) -> Tensor:
     return F.pad(x, flat, value=value)
 
 
-def _conv(x: Tensor, weight: Tensor, strides: Any, pad: Any, dilations: Any, groups: Any, pad_type: str, bias: Any = None) -> Tensor:
+def _conv(
+    x: Tensor, weight: Tensor, strides: Any, pad: Any, dilations: Any, groups: Any, pad_type: str, bias: Any = None
+) -> Tensor:
     assert pad_type == "custom"
     function = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[x.ndim]
     return function(_pad_spatial(x, pad, 0), weight, bias, _ints(strides), 0, _ints(dilations), _int(groups))
@@ -129,7 +133,13 @@ def _max_pool(x: Tensor, kernel_sizes: Any, strides: Any, pad: Any, pad_type: st
 
 
 def _avg_pool(
-    x: Tensor, kernel_sizes: Any, strides: Any, pad: Any, pad_type: str, ceil_mode: Any, exclude_padding_from_average: Any
+    x: Tensor,
+    kernel_sizes: Any,
+    strides: Any,
+    pad: Any,
+    pad_type: str,
+    ceil_mode: Any,
+    exclude_padding_from_average: Any,
 ) -> Tensor:
     function = {3: F.avg_pool1d, 4: F.avg_pool2d, 5: F.avg_pool3d}[x.ndim]
     sums = function(_pad_spatial(x, pad, 0), _ints(kernel_sizes), _ints(strides))
@@ -264,12 +274,12 @@ OPERATIONS: dict[str, Run] = {
     "max_pool": _max_pool,
     "avg_pool": _wide(_avg_pool),
     "batch_norm": _wide(_batch_norm),
-    "instance_norm": _wide(lambda x, gamma, beta, epsilon: F.instance_norm(x, weight=gamma, bias=beta, eps=float(epsilon))),
+    "instance_norm": _wide(
+        lambda x, gamma, beta, epsilon: F.instance_norm(x, weight=gamma, bias=beta, eps=float(epsilon))
+    ),
     "layer_norm": _wide(_layer_norm),
     "linear": _wide(lambda x, weight, bias=None: F.linear(x, weight, bias)),
-    "matmul": _wide(
-        lambda x, y, transpose_x, transpose_y: (x.mT if transpose_x else x) @ (y.mT if transpose_y else y)
-    ),
+    "matmul": _wide(lambda x, y, transpose_x, transpose_y: (x.mT if transpose_x else x) @ (y.mT if transpose_y else y)),
     "relu": _one(torch.relu),
     "relu6": _one(F.relu6),
     "clip": lambda x, alpha, beta: torch.clamp(x, alpha, beta),
