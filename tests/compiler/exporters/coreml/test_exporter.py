@@ -270,7 +270,7 @@ def test_a_wide_integer_constant_is_refused() -> None:
 
 
 def test_unknown_targets_are_named() -> None:
-    with pytest.raises(UnknownTarget, match="iOS15.*iOS18"):
+    with pytest.raises(UnknownTarget, match=r"iOS15.*iOS18"):
         EXPORTER.check(conv_model(), ExportOptions(Precision.FP32, "iOS7"))
     assert find_target("macOS14").name == "iOS17"
     assert find_target("iOS26").version == 26
