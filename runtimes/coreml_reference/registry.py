@@ -11,7 +11,6 @@ from profiles.registry import Registry
 from runtimes.coreml_reference.program import Operation, Value
 from runtimes.session import Array
 
-
 Name = str  # inside Call, ``str`` is the accessor
 
 
