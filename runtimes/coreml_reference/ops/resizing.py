@@ -49,7 +49,7 @@ def linear(x: Array, axis: int, wanted: int, mode: str) -> Array:
 def nearest(x: Array, axis: int, wanted: int) -> Array:
     """Output i takes input floor(i * size / wanted), as TensorFlow and PyTorch do without half pixel centres."""
     index = (np.arange(wanted, dtype=np.int64) * x.shape[axis]) // wanted
-    return np.take(x, index, axis=axis)
+    return np.asarray(np.take(x, index, axis=axis))
 
 
 def _target(x: Array, height: int, width: int) -> tuple[int, int]:
