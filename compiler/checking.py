@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from compiler.calibration.data import Dataset
+from compiler.calibration.dataset import Dataset
 from compiler.hub import Imported
 from compiler.hub_session import open_hub
 from compiler.hubfacts import hub_inputs, output_scales

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from compiler.passes.serialize import to_bytes
 from runtimes.session import TensorSpec
 
 
@@ -66,3 +68,8 @@ def hub_facts(model: ir.Model) -> dict[str, Any]:
         "inputs": [asdict(spec_of(v)) for v in model.graph.inputs],
         "outputs": [asdict(spec_of(v)) for v in model.graph.outputs],
     }
+
+
+def digest_of(model: ir.Model) -> str:
+    """SHA-256 of the model's deterministic bytes."""
+    return hashlib.sha256(to_bytes(model)).hexdigest()

@@ -13,7 +13,7 @@ from profiles.catalog import load_profile
 from profiles.schema import Format, Precision, Profile
 
 if TYPE_CHECKING:
-    from compiler.calibration.data import Dataset
+    from compiler.calibration.dataset import Dataset
 
 
 @dataclass(frozen=True, slots=True)

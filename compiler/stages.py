@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 import onnx_ir as ir
 
 from compiler.cache import Cache
-from compiler.calibration.data import Dataset
+from compiler.calibration.dataset import Dataset
 from compiler.errors import UnsupportedModel
 from compiler.exporters import EXPORTERS
 from compiler.exporters.base import ExportOptions, ExportResult
+from compiler.hubfacts import digest_of
 from compiler.passes import clean_up
 from compiler.passes.serialize import from_bytes, to_bytes
 from compiler.progress import Progress
@@ -123,8 +123,3 @@ def _export(
     else:
         shutil.copyfile(source, destination)
     return ExportResult(destination, tuple(notes))
-
-
-def digest_of(model: ir.Model) -> str:
-    """SHA-256 of the model's deterministic bytes."""
-    return hashlib.sha256(to_bytes(model)).hexdigest()

@@ -52,10 +52,10 @@ def plan_variants(
             f"No artifact is left: the profiles ask for {', '.join(f'{f.value} {p.value}' for f, p in wanted)}.",
             remedy="Leave out --format and --precision, or name what the profiles ask for.",
         )
-    target = _deployment_target(profiles)
+    deployment = _deployment_target(profiles)
     ordered = sorted(kept.items(), key=lambda item: list(Format).index(item[0][0]))
     return tuple(
-        Variant(fmt, precision, users[0][1] if users else RUNTIME[fmt], tuple(name for name, _ in users), target)
+        Variant(fmt, precision, users[0][1] if users else RUNTIME[fmt], tuple(name for name, _ in users), deployment)
         for (fmt, precision), users in ordered
     )
 

@@ -57,9 +57,7 @@ def run(*arguments: str, expect: int = 0, show: bool = True, timeout: float = 18
         print("    $ " + " ".join(_short(a) for a in arguments), flush=True)
     environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1", "NO_COLOR": "1"}
     process = [command(arguments[0]), *arguments[1:]]
-    done = subprocess.run(
-        process, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, timeout=timeout
-    )
+    done = subprocess.run(process, capture_output=True, text=True, env=environment, timeout=timeout)
     if done.returncode != expect:
         sys.stdout.write(done.stdout + done.stderr)
         raise DemoFailed(f"{arguments[0]} {arguments[1]} ended with {done.returncode}, expected {expect}")

@@ -97,7 +97,7 @@ def train(net: DigitsNet, digits: Digits, *, epochs: int, rate: float, seed: int
     loss = nn.CrossEntropyLoss(label_smoothing=0.05)
     net.train()
     for _ in range(epochs):
-        for batch in torch.randperm(len(images), generator=generator).split(64):
+        for batch in torch.split(torch.randperm(len(images), generator=generator), 64):
             moves = torch.randint(-1, 2, (2,), generator=generator).tolist()
             x = torch.roll(images[batch], moves, dims=(2, 3))
             optimizer.zero_grad()

@@ -1,4 +1,7 @@
-"""A small OTLP/HTTP receiver for the demo: keeps what arrives and can say what it saw. Real fleets run an OpenTelemetry collector."""
+"""A small OTLP/HTTP receiver for the demo: keeps what arrives and can say what it saw.
+
+Real fleets run an OpenTelemetry collector.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ class Receiver:
         self.metrics: Counter[str] = Counter()  # data points by metric name
         self.sums: dict[str, float] = {}  # last value of each cumulative or summed delta point
         self.events: list[str] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_for(self))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:
@@ -55,30 +58,31 @@ class Receiver:
         for resource in request.resource_metrics:
             for scope in resource.scope_metrics:
                 for metric in scope.metrics:
-                    points = getattr(metric, metric.WhichOneof("data")).data_points
+                    points = getattr(metric, str(metric.WhichOneof("data"))).data_points
                     self.metrics[metric.name] += len(points)
                     for point in points:
                         value = getattr(point, "as_int", 0) or getattr(point, "as_double", 0.0)
                         self.sums[metric.name] = self.sums.get(metric.name, 0.0) + (value or getattr(point, "count", 0))
 
-    def _handler(receiver) -> type[BaseHTTPRequestHandler]:  # noqa: N805 - the class below has its own self
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                length = int(self.headers.get("Content-Length", 0))
-                if length > MAX_BODY_BYTES:
-                    self.send_error(413)
-                    return
-                body = self.rfile.read(length)
-                if self.headers.get("Content-Encoding") == "gzip":
-                    body = gzip.decompress(body)
-                answer = receiver.accept(self.path, body)
-                self.send_response(404 if answer is None else 200)
-                self.send_header("Content-Type", "application/x-protobuf")
-                self.send_header("Content-Length", str(len(answer or b"")))
-                self.end_headers()
-                self.wfile.write(answer or b"")
 
-            def log_message(self, format: str, *args: object) -> None:
-                return None
+def _handler_for(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            length = int(self.headers.get("Content-Length", 0))
+            if length > MAX_BODY_BYTES:
+                self.send_error(413)
+                return
+            body = self.rfile.read(length)
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
+            answer = receiver.accept(self.path, body)
+            self.send_response(404 if answer is None else 200)
+            self.send_header("Content-Type", "application/x-protobuf")
+            self.send_header("Content-Length", str(len(answer or b"")))
+            self.end_headers()
+            self.wfile.write(answer or b"")
 
-        return Handler
+        def log_message(self, format: str, *args: object) -> None:
+            return None
+
+    return Handler

@@ -1,1 +1,1 @@
-"""calibration"""
+"""Calibration: data in, ranges of a float hub's activations out."""

@@ -49,7 +49,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
     metavar="SHARE",
     help="Share of channels to remove, e.g. 0.25.",
 )
-@click.option("--observer", help="How activation ranges are found: minmax, percentile or mse.")
+@click.option("--observer", help="How activation ranges are found: min-max, percentile or mse.")
 @click.option("--quantizer", default="edgewright", show_default=True, help="Quantization engine.")
 @click.option(
     "--labels",
@@ -72,6 +72,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 @click.pass_context
 def build(
     ctx: click.Context,
+    /,
     labels_file: Path | None,
     cache_dir: Path | None,
     no_cache: bool,

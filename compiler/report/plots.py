@@ -65,8 +65,8 @@ def cost_plot(artifacts: Sequence[ArtifactReport]) -> str:
     for artifact in artifacts:
         size, latency = artifact.size_bytes / 1024, artifact.latency_ms
         label = f"{artifact.format} {artifact.precision}"
-        style = {"marker": markers[artifact.format], "color": COLOURS[artifact.precision], "label": label}
-        axes.plot([size], [latency], linestyle="none", markersize=8, **style)
+        marker, colour = markers[artifact.format], COLOURS[artifact.precision]
+        axes.plot([size], [latency], linestyle="none", markersize=8, marker=marker, color=colour, label=label)
     axes.set_yscale("log")
     axes.set_xlabel("size (KiB)")
     axes.set_ylabel("latency (ms)")

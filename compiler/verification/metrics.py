@@ -176,5 +176,5 @@ def flips(outputs: Array, reference: Array, labels: Array) -> Flips:
 def mcnemar_p(lost: int, gained: int) -> float:
     """Exact two-sided McNemar test: a binomial test with p = 1/2 on the discordant pairs (Q. McNemar 1947)."""
     discordant = lost + gained
-    tail = sum(math.comb(discordant, k) for k in range(min(lost, gained) + 1)) / 2**discordant
-    return min(1.0, 2 * tail)
+    tail: float = sum(math.comb(discordant, k) for k in range(min(lost, gained) + 1)) / 2**discordant
+    return min(1.0, 2.0 * tail)

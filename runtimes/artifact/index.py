@@ -11,13 +11,20 @@ identically. Target paths beside it:
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import Final, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from runtimes.artifact.canonical import canonical_json
-from runtimes.artifact.manifest import Digest, Name, RelativePath, _Open, _unique
+from runtimes.artifact.manifest import (
+    Digest,
+    Document,
+    Name,
+    Number,
+    RelativePath,
+    _Open,
+    parse_document,
+    reason_of,
+)
 from runtimes.errors import ManifestError
 
 INDEX_SCHEMA: Final = "edgewright.index/1"
@@ -27,7 +34,7 @@ MAX_INDEX_BYTES = 1 << 20
 class Rollout(_Open):
     """Who gets a release: ``percent`` of devices by hash, unless ``halted``; ``min_agent`` is a dotted version."""
 
-    percent: float = Field(default=100.0, ge=0, le=100)
+    percent: Number = Field(default=100.0, ge=0, le=100)
     halted: bool = False
     min_agent: str | None = None
 
@@ -50,7 +57,7 @@ class IndexEntry(_Open):
     rollout: Rollout = Rollout()
 
 
-class ReleaseIndex(_Open):
+class ReleaseIndex(Document):
     """Releases of one model in one channel, oldest first by ``sequence``."""
 
     schema_: Literal["edgewright.index/1"] = Field(default=INDEX_SCHEMA, alias="schema")
@@ -65,9 +72,6 @@ class ReleaseIndex(_Open):
         if sequences != sorted(set(sequences)):
             raise ValueError("sequences must increase")
         return releases
-
-    def to_bytes(self) -> bytes:
-        return canonical_json(self.model_dump(mode="json", by_alias=True, exclude_unset=True))
 
     def newest_for(self, device_id: str) -> IndexEntry | None:
         """The release with the highest sequence whose rollout includes the device."""
@@ -88,9 +92,8 @@ def read_index(data: bytes) -> ReleaseIndex:
     try:
         if len(data) > MAX_INDEX_BYTES:
             raise ValueError(f"{len(data)} bytes, at most {MAX_INDEX_BYTES} are read")
-        return ReleaseIndex.model_validate(json.loads(data, object_pairs_hook=_unique))
+        return parse_document(ReleaseIndex, data)
     except (ValueError, RecursionError) as error:
-        reason = "; ".join(e["msg"] for e in error.errors()[:5]) if isinstance(error, ValidationError) else str(error)
         raise ManifestError(
-            f"The channel index cannot be used: {reason}.", remedy="Publish the channel again."
+            f"The channel index cannot be used: {reason_of(error)}.", remedy="Publish the channel again."
         ) from error

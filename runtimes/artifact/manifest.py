@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -28,13 +28,29 @@ def _inside(path: str) -> str:
 
 RelativePath = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_inside)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+# A JSON number, kept as it was written: 50 stays 50 and 50.0 stays 50.0, so that reading and writing back changes no byte.
+Number = int | float
 
 
 class _Open(BaseModel):
     """Unknown fields are kept."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Document(_Open):
+    """A document of its own: ``schema`` is always written, other fields only if they were given or read."""
+
+    schema_: str
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON; fields that were absent when read stay absent."""
+        fields = self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        return canonical_json({**fields, "schema": self.schema_})
 
 
 class FileRef(_Open):
@@ -49,7 +65,7 @@ class InputSpec(_Open):
     name: str
     dtype: str
     shape: tuple[int | None, ...]
-    range: tuple[float, float] | None = None
+    range: tuple[Number, Number] | None = None
     preprocessing: dict[str, Any] | None = None
 
 
@@ -84,9 +100,9 @@ class SelfTest(_Open):
     """
 
     vectors: FileRef
-    max_abs_error: float = Field(gt=0)
-    min_agreement: float = Field(default=0.0, ge=0, le=1)
-    max_latency_ms: float | None = Field(default=None, gt=0)
+    max_abs_error: Number = Field(gt=0)
+    min_agreement: Number = Field(default=0.0, ge=0, le=1)
+    max_latency_ms: Number | None = Field(default=None, gt=0)
     max_memory_bytes: int | None = Field(default=None, gt=0)
 
 
@@ -96,7 +112,7 @@ class Histogram(_Open):
     The outer bins are open, so every finite value falls in one.
     """
 
-    edges: tuple[float, ...]
+    edges: tuple[Number, ...]
     counts: tuple[int, ...]
 
     @model_validator(mode="after")
@@ -119,12 +135,12 @@ class DriftBaseline(_Open):
     inputs: dict[str, Histogram] = Field(default_factory=dict)
     confidence: Histogram | None = None
     classes: tuple[int, ...] | None = None
-    psi_warning: float = 0.1
-    psi_critical: float = 0.2
+    psi_warning: Number = 0.1
+    psi_critical: Number = 0.2
     min_samples: int = 500
 
 
-class Manifest(_Open):
+class Manifest(Document):
     """One release of one model. ``sequence`` orders releases and never repeats; ``release`` is the name people see."""
 
     schema_: Literal["edgewright.manifest/1"] = Field(default=SCHEMA, alias="schema")
@@ -139,10 +155,6 @@ class Manifest(_Open):
     drift: DriftBaseline = DriftBaseline()
     quality: dict[str, Any] = Field(default_factory=dict)
     documents: dict[str, FileRef] = Field(default_factory=dict)  # provenance, sbom, report
-
-    def to_bytes(self) -> bytes:
-        """Canonical JSON; fields that were absent when read stay absent."""
-        return canonical_json(self.model_dump(mode="json", by_alias=True, exclude_unset=True))
 
     def artifact_for(self, profile: str, runtimes: tuple[str, ...]) -> ArtifactRef:
         """The first artifact for ``profile`` whose runtime is one of ``runtimes`` (in the order of ``artifacts``).
@@ -169,16 +181,36 @@ def read_manifest(data: bytes) -> Manifest:
     if len(data) > MAX_MANIFEST_BYTES:
         raise _bad(f"{len(data)} bytes, at most {MAX_MANIFEST_BYTES} are read")
     try:
-        return Manifest.model_validate(json.loads(data, object_pairs_hook=_unique))
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # ValidationError, JSONDecodeError and UnicodeDecodeError are ValueErrors
-        if isinstance(error, ValidationError):
-            reason = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
-        else:
-            reason = str(error)
-        raise _bad(reason) from error
+        return parse_document(Manifest, data)
+    except (ValueError, RecursionError) as error:
+        raise _bad(reason_of(error)) from error
+
+
+D = TypeVar("D", bound=Document)
+
+
+def parse_document(kind: type[D], data: bytes) -> D:
+    """Parse JSON into ``kind``, refusing what would not be written back as the same bytes.
+
+    Raises:
+        ValueError: not JSON, duplicate keys, no ``schema``, or not following it (pydantic's errors are ValueErrors).
+        RecursionError: nested too deep.
+    """
+    fields = json.loads(data, object_pairs_hook=_unique)
+    if not isinstance(fields, dict) or "schema" not in fields:
+        raise ValueError("it is not an object with a schema field")
+    document = kind.model_validate(fields)
+    # pydantic converts leniently ("5" to 5, 1.0 to 1): a converted value would change the digest when written back.
+    if document.to_bytes() != canonical_json(fields):
+        raise ValueError("a field has another type than its schema says")
+    return document
+
+
+def reason_of(error: Exception) -> str:
+    """The first few reasons of a failed ``parse_document``, in one line."""
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+    return str(error)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,16 +6,19 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from onnx import parser, shape_inference, version_converter
+from onnx import numpy_helper, parser, shape_inference, version_converter
 
 from compiler.hub import HUB_IR_VERSION, HUB_OPSET
+from runtimes.session import Array
 
 HEADER = f'<ir_version: {HUB_IR_VERSION}, opset_import: ["" : {HUB_OPSET}]>\n'
 
 
-def hub(text: str) -> ir.Model:
-    """A hub model from the text of a graph; Constant nodes become initializers, nodes get names."""
-    return to_hub(parser.parse_model(HEADER + text))
+def hub(text: str, **constants: Array) -> ir.Model:
+    """A hub model from the text of a graph; ``constants`` are further initializers, nodes get names."""
+    proto = parser.parse_model(HEADER + text)
+    proto.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+    return to_hub(proto)
 
 
 def load_hub(path: Path) -> ir.Model:

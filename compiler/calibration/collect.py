@@ -1,0 +1,113 @@
+"""Runs a float hub over calibration data and observes every activation.
+
+Values are tapped in groups whose arrays fit a memory budget, one pass over the data per group; small models need one pass.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from compiler.calibration.dataset import Dataset
+from compiler.calibration.observers import OBSERVERS, Observer, Range
+from compiler.errors import DataError
+from compiler.hub_session import open_hub
+from runtimes.session import Array
+
+LOGGER = logging.getLogger(__name__)
+
+# Tapped arrays of one run live at the same time; the histograms beside them are 16 KiB each.
+GROUP_BYTES = 256 << 20
+
+Progress = Callable[[str, int, int], None]  # what is being done, done, total
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """``ranges`` per float32 activation (graph inputs and node outputs), by value name."""
+
+    ranges: Mapping[str, Range]
+    observer: str
+    samples: int
+    dataset_sha256: str
+
+
+def collect(
+    model: ir.Model,
+    dataset: Dataset,
+    *,
+    observer: str = "min-max",
+    values: Container[str] | None = None,
+    progress: Progress | None = None,
+    group_bytes: int = GROUP_BYTES,
+) -> Calibration:
+    """Observe all activations of ``model`` over ``dataset``.
+
+    Args:
+        model: a float hub.
+        observer: a name in OBSERVERS.
+        values: names of the activations to observe beside the inputs; None observes all.
+        progress: called after every run.
+        group_bytes: the most memory that the tapped arrays of one run may take.
+
+    Raises:
+        RegistryMiss: no such observer.
+        DataError: an activation became NaN or infinite; the message names the first value and the sample.
+    """
+    make = OBSERVERS.get(observer)
+    observers: dict[str, Observer] = {v.name: make() for v in model.graph.inputs if v.name and _is_float(v)}
+    for name, array in dataset.feeds.items():
+        if name in observers:
+            observers[name].update(array)
+    groups = list(tap_groups(model, values, group_bytes))
+    runs = len(groups) * math.ceil(dataset.count / dataset.batch)
+    LOGGER.info("calibrating on %d samples, %d pass(es), observer %s", dataset.count, len(groups), observer)
+    done = 0
+    for group in groups:
+        seen = {name: make() for name in group}
+        with open_hub(model, taps=group) as session:
+            for index, feeds in enumerate(dataset.batches()):
+                answers = session.run(feeds)
+                for name, one in seen.items():
+                    _observe(one, name, answers[name], index * dataset.batch)
+                done += 1
+                if progress:
+                    progress("calibrate", done, runs)
+        observers.update(seen)
+    ranges = {name: one.result() for name, one in sorted(observers.items())}
+    return Calibration(ranges, observer, dataset.count, dataset.digest)
+
+
+def _observe(observer: Observer, name: str, values: Array, sample: int) -> None:
+    if not np.isfinite(values).all():
+        raise DataError(
+            f"Value {name!r} became NaN or infinite while running calibration sample {sample}.",
+            remedy="Check the sample's range against what the model was trained on, and the model's weights.",
+        )
+    observer.update(values)
+
+
+def tap_groups(model: ir.Model, wanted: Container[str] | None, limit: int) -> Iterator[list[str]]:
+    """Names of float32 node outputs, in graph order, in groups of at most ``limit`` bytes (a larger value stands alone)."""
+    group: list[str] = []
+    size = 0
+    for value in (output for node in model.graph for output in node.outputs):
+        if not value.name or not _is_float(value) or (wanted is not None and value.name not in wanted):
+            continue
+        value_bytes = 4 * math.prod(d for d in (value.shape or ()) if isinstance(d, int))
+        if group and size + value_bytes > limit:
+            yield group
+            group, size = [], 0
+        group.append(value.name)
+        size += value_bytes
+    if group:
+        yield group
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype == ir.DataType.FLOAT

@@ -1,0 +1,92 @@
+"""Constants on their way into a program: plain arrays, and int8 ones that keep their scales."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FLOAT16_MAX = 65504.0  # IEEE 754 binary16: (2 - 2**-10) * 2**15
+INT32 = np.iinfo(np.int32)
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A constant operand.
+
+    ``data`` is float32, or int8/uint8 with ``scale`` and ``zero_point`` (both [channels] along ``axis``, or scalars
+    with axis None): value = (data - zero_point) * scale.
+    """
+
+    data: Array
+    scale: Array | None = None
+    zero_point: Array | None = None
+    axis: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def quantized(self) -> bool:
+        return self.scale is not None
+
+    def values(self) -> Array:
+        """The float32 values (or, for a constant that was never quantized, the array itself)."""
+        if self.scale is None or self.zero_point is None:
+            return self.data
+        scale, zero = self._along_axis(self.scale), self._along_axis(self.zero_point)
+        # int32 holds every difference of two bytes, and biases (int32, zero point 0) do not overflow.
+        return ((self.data.astype(np.int32) - zero.astype(np.int32)).astype(np.float32) * scale).astype(np.float32)
+
+    def transpose(self, perm: Sequence[int]) -> Weight:
+        axis = None if self.axis is None else list(perm).index(self.axis)
+        return replace(self, data=np.ascontiguousarray(self.data.transpose(perm)), axis=axis)
+
+    def scaled(self, factor: float) -> Weight:
+        """``factor`` times the weight; a quantized one takes it into its scales."""
+        if factor == 1.0:
+            return self
+        if self.scale is None:
+            return replace(self, data=(self.data * np.float32(factor)).astype(self.data.dtype))
+        return replace(self, scale=(self.scale * np.float32(factor)).astype(np.float32))
+
+    def _along_axis(self, vector: Array) -> Array:
+        if self.axis is None:
+            return vector
+        shape = [1] * self.data.ndim
+        shape[self.axis] = -1
+        return vector.reshape(shape)
+
+
+def fits_float16(array: Array) -> bool:
+    """Whether float16 can stand for a float constant.
+
+    Not when a finite value would become infinite, and not when a lone non-zero number (an epsilon, a factor) would
+    become 0. Small entries of larger tensors may vanish: that is float16's ordinary rounding.
+    """
+    finite = array[np.isfinite(array)]
+    if finite.size and float(np.abs(finite).max()) > FLOAT16_MAX:
+        return False
+    return not (array.size == 1 and float(array.reshape(-1)[0]) != 0.0 and np.float16(array.reshape(-1)[0]) == 0)
+
+
+def to_mil_dtype(array: Array, float_dtype: type[np.floating[Any]]) -> Array:
+    """Cast to what MIL stores: float32/float16 by ``float_dtype``, int32 for wider integers, bool.
+
+    Raises:
+        OverflowError: an integer does not fit int32, the widest that Core ML computes with.
+    """
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # only infinities, which fits_float16 let through, stay infinite
+            return array.astype(float_dtype)
+    if array.dtype.kind in "iu" and array.dtype not in (np.int8, np.uint8):
+        if array.size and (int(array.max()) > INT32.max or int(array.min()) < INT32.min):
+            raise OverflowError(f"an integer constant up to {int(np.abs(array).max())} does not fit int32")
+        return array.astype(np.int32)
+    return array

@@ -1,0 +1,199 @@
+"""What a lowering sees: hub values as MIL variables or constants, and the compute type of the node at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from compiler.exporters.coreml.constants import Array, Weight, to_mil_dtype
+from compiler.exporters.coreml.names import Names
+from compiler.exporters.coreml.target import Target, Var
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+class Unsupported(Exception):
+    """A lowering's way to refuse a node; build.py turns it into a Refusal."""
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.remedy = remedy
+
+
+class Context:
+    """Maps hub values to MIL variables while a program is built.
+
+    A float variable may exist in float32 and in float16. ``compute`` is what the node at hand computes in: operands are
+    cast on demand, each at most once.
+
+    Args:
+        mb: coremltools' MIL builder.
+        target: the deployment target.
+    """
+
+    def __init__(self, mb: Any, target: Target) -> None:
+        self.mb = mb
+        self.target = target
+        self.names = Names()
+        self.compute = "fp32"
+        self.notes: list[str] = []
+        self._vars: dict[ir.Value, dict[str, Var]] = {}
+        self._weights: dict[ir.Value, Weight] = {}
+
+    @property
+    def float_dtype(self) -> type[np.floating[Any]]:
+        return np.float16 if self.compute == "fp16" else np.float32
+
+    # --- operands
+
+    def var(self, value: ir.Value) -> Var:
+        """``value`` as a variable in the compute type (floats), int32, bool, int8 or uint8."""
+        if value not in self._vars:
+            return self.weight_var(self.weight(value), hint=value.name or "const")
+        variants = self._vars[value]
+        native = next(iter(variants))
+        if native not in ("fp32", "fp16") or self.compute in variants:
+            return variants.get(self.compute, variants[native])
+        name = self.names.claim(f"{variants[native].name}_to_{self.compute}")
+        variants[self.compute] = self.mb.cast(x=variants[native], dtype=self.compute, name=name)
+        return variants[self.compute]
+
+    def input(self, node: ir.Node, index: int) -> Var:
+        """Operand ``index`` as a variable. Raises Unsupported if it is absent."""
+        value = optional_input(node, index)
+        if value is None:
+            raise Unsupported(f"its input {index} is missing")
+        return self.var(value)
+
+    def is_constant(self, value: ir.Value | None) -> bool:
+        return value is not None and (value in self._weights or value.const_value is not None)
+
+    def weight(self, value: ir.Value) -> Weight:
+        """A constant with its quantization, if it has one. Raises Unsupported if the value is computed at run time."""
+        if value in self._weights:
+            return self._weights[value]
+        if value.const_value is None:
+            raise Unsupported(f"its input {value.name!r} is computed at run time and Core ML needs a constant")
+        return Weight(np.asarray(value.const_value.numpy()))
+
+    def constant(self, node: ir.Node, index: int) -> Array | None:
+        """Operand ``index`` as an array of hub dtype (dequantized), None if the operand is absent.
+
+        Raises Unsupported if it is computed at run time.
+        """
+        value = optional_input(node, index)
+        return None if value is None else self.weight(value).values()
+
+    def ints(self, node: ir.Node, index: int) -> list[int] | None:
+        """A constant operand of integers (axes, pads, sizes), None if absent."""
+        array = self.constant(node, index)
+        return None if array is None else [int(i) for i in array.reshape(-1)]
+
+    # --- making constants
+
+    def array(self, values: Array | Sequence[float]) -> Array:
+        """A float array in the compute type, for an operation's parameter."""
+        return np.asarray(values, dtype=self.float_dtype)
+
+    def scalar(self, value: float) -> np.floating[Any]:
+        """A float number in the compute type."""
+        return self.float_dtype(value)
+
+    def weight_var(self, weight: Weight, hint: str) -> Var:
+        """``weight`` as a const, or as a constexpr operation that keeps its bytes in the file (int8, iOS16 and later)."""
+        name = self.names.claim(hint)
+        keeps_bytes = weight.data.dtype in (np.int8, np.uint8) and weight.data.ndim > 0 and self.target.version >= 16
+        if weight.scale is None or not keeps_bytes:
+            return self.mb.const(val=self._mil_array(weight.values()), name=name)
+        assert weight.zero_point is not None
+        scale = weight.scale.astype(self.float_dtype)
+        if self.target.version >= 18:
+            shape = [1] * weight.data.ndim
+            if weight.axis is not None:
+                shape[weight.axis] = -1
+            return self.mb.constexpr_blockwise_shift_scale(
+                data=weight.data,
+                scale=scale.reshape(shape),
+                offset=weight.zero_point.reshape(shape) if np.any(weight.zero_point) else None,
+                name=name,
+            )
+        return self.mb.constexpr_affine_dequantize(
+            quantized_data=weight.data, zero_point=weight.zero_point, scale=scale, axis=weight.axis or 0, name=name
+        )
+
+    def _mil_array(self, values: Array) -> Array:
+        try:
+            return to_mil_dtype(values, self.float_dtype)
+        except OverflowError as error:
+            raise Unsupported(str(error), "Replace the constant by a smaller one.") from error
+
+    # --- results
+
+    def native(self, value: ir.Value) -> Var:
+        """``value`` in the type it was computed in. KeyError if no lowering has set it: a mistake of ours."""
+        return next(iter(self._vars[value].values()))
+
+    def set(self, value: ir.Value, var: Var) -> None:
+        """Record what ``value`` became."""
+        self._vars[value] = {dtype_name(var): var}
+
+    def set_weight(self, value: ir.Value, weight: Weight) -> None:
+        """Record that ``value`` is a (quantized) constant; it is written where it is used."""
+        self._weights[value] = weight
+
+    def name(self, node: ir.Node, index: int = 0, suffix: str = "") -> str:
+        """A free identifier for output ``index`` of ``node``, or for a step on the way to it (``suffix``)."""
+        return self.names.claim(f"{node.outputs[index].name}{suffix}")
+
+
+def dtype_name(var: Var) -> str:
+    """MIL's name of a variable's element type: "fp32", "int32", "bool", ..."""
+    from coremltools.converters.mil.mil import types
+
+    return str(types.builtin_to_string(var.dtype))
+
+
+def is_used(value: ir.Value) -> bool:
+    """Whether anything reads the value, or the model returns it."""
+    return bool(value.name) and (bool(value.uses()) or value.is_graph_output())
+
+
+def optional_input(node: ir.Node, index: int) -> ir.Value | None:
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def static_shape(value: ir.Value) -> tuple[int, ...]:
+    """The value's shape. Raises Unsupported if a dimension is not a number."""
+    if value.shape is None or not all(isinstance(d, int) for d in value.shape):
+        raise Unsupported(
+            f"the shape of {value.name!r} is not static", "Import the model with fixed input shapes and batch size."
+        )
+    return tuple(int(d) for d in value.shape)  # type: ignore[arg-type]
+
+
+def output_shape(node: ir.Node, index: int = 0) -> tuple[int, ...]:
+    return static_shape(node.outputs[index])
+
+
+def int_attr(node: ir.Node, name: str, default: int) -> int:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_int()
+
+
+def float_attr(node: ir.Node, name: str, default: float) -> float:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_float()
+
+
+def string_attr(node: ir.Node, name: str, default: str) -> str:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_string()
+
+
+def ints_attr(node: ir.Node, name: str, default: Sequence[int]) -> list[int]:
+    attribute = node.attributes.get(name)
+    return list(default) if attribute is None else [int(i) for i in attribute.as_ints()]

@@ -1,0 +1,39 @@
+"""Operator lowerings by family. A new family is one file and one line here."""
+
+from __future__ import annotations
+
+from compiler.exporters.coreml.lowering import (
+    activation,
+    convolution,
+    elementwise,
+    linear,
+    logic,
+    movement,
+    normalization,
+    padding,
+    pooling,
+    quantization,
+    reduction,
+    resize,
+    selection,
+    shape,
+)
+from compiler.exporters.coreml.lowering.table import LOWERINGS
+
+__all__ = [
+    "LOWERINGS",
+    "activation",
+    "convolution",
+    "elementwise",
+    "linear",
+    "logic",
+    "movement",
+    "normalization",
+    "padding",
+    "pooling",
+    "quantization",
+    "reduction",
+    "resize",
+    "selection",
+    "shape",
+]

@@ -1,0 +1,60 @@
+"""Elements move but do not change: Transpose, Concat, Split, depth and space."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from compiler.exporters.coreml.context import Context, int_attr, ints_attr, output_shape, string_attr
+from compiler.exporters.coreml.lowering.table import LOWERINGS
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@LOWERINGS.lowers("Transpose")
+def transpose(ctx: Context, node: ir.Node) -> None:
+    x = ctx.input(node, 0)
+    perm = ints_attr(node, "perm", range(x.rank)[::-1])
+    if x.rank == 0:
+        ctx.set(node.outputs[0], ctx.mb.identity(x=x, name=ctx.name(node)))
+        return
+    ctx.set(node.outputs[0], ctx.mb.transpose(x=x, perm=perm, name=ctx.name(node)))
+
+
+@LOWERINGS.lowers("Concat")
+def concat(ctx: Context, node: ir.Node) -> None:
+    values = [ctx.input(node, i) for i in range(len(node.inputs))]
+    axis = int_attr(node, "axis", 0)
+    ctx.set(node.outputs[0], ctx.mb.concat(values=values, axis=axis, name=ctx.name(node)))
+
+
+@LOWERINGS.lowers("Split")
+def split(ctx: Context, node: ir.Node) -> None:
+    """The sizes are those of the hub's outputs, however the node states them."""
+    x = ctx.input(node, 0)
+    axis = int_attr(node, "axis", 0) % x.rank
+    if len(node.outputs) == 1:
+        ctx.set(node.outputs[0], ctx.mb.identity(x=x, name=ctx.name(node)))
+        return
+    sizes = [output_shape(node, i)[axis] for i in range(len(node.outputs))]
+    results = ctx.mb.split(x=x, split_sizes=sizes, axis=axis, name=ctx.name(node))
+    for index, (output, result) in enumerate(zip(node.outputs, results, strict=True)):
+        result.name = ctx.name(node, index)
+        ctx.set(output, result)
+
+
+@LOWERINGS.lowers("DepthToSpace")
+def depth_to_space(ctx: Context, node: ir.Node) -> None:
+    """DCR is MIL's depth_to_space, CRD its pixel_shuffle."""
+    x, block = ctx.input(node, 0), int_attr(node, "blocksize", 1)
+    if string_attr(node, "mode", "DCR") == "CRD":
+        result = ctx.mb.pixel_shuffle(x=x, upscale_factor=block, name=ctx.name(node))
+    else:
+        result = ctx.mb.depth_to_space(x=x, block_size=block, name=ctx.name(node))
+    ctx.set(node.outputs[0], result)
+
+
+@LOWERINGS.lowers("SpaceToDepth")
+def space_to_depth(ctx: Context, node: ir.Node) -> None:
+    x, block = ctx.input(node, 0), int_attr(node, "blocksize", 1)
+    ctx.set(node.outputs[0], ctx.mb.space_to_depth(x=x, block_size=block, name=ctx.name(node)))

@@ -1,0 +1,55 @@
+"""Writes float32, float16 and QDQ INT8 .onnx files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from compiler.errors import Refusal, UnsupportedModel
+from compiler.exporters.base import ExportOptions, ExportResult
+from compiler.exporters.onnx.half import to_float16
+from compiler.passes.serialize import from_bytes, to_bytes
+from profiles.schema import Precision
+from runtimes.artifact.files import write_atomic
+
+
+class OnnxExporter:
+    """See compiler.exporters.base.Exporter. INT8 activations stay int8: ARM kernels take them at full speed."""
+
+    format = "onnx"
+    suffix = ".onnx"
+
+    def check(self, model: ir.Model, options: ExportOptions) -> list[Refusal]:
+        """Everything in ONNX's own operator set can be written; a node of another domain is refused."""
+        return [
+            Refusal(
+                str(node.name),
+                f"{node.domain}.{node.op_type}",
+                "custom domains have no kernels in a standard runtime",
+                self.format,
+                "Express it in standard operators.",
+            )
+            for node in ir.traversal.RecursiveGraphIterator(model.graph)
+            if node.domain not in ("", "ai.onnx")
+        ]
+
+    def export(self, model: ir.Model, destination: Path, options: ExportOptions) -> ExportResult:
+        """Raises UnsupportedModel, StorageError."""
+        refusals = self.check(model, options)
+        if refusals:
+            raise UnsupportedModel(refusals)
+        notes: tuple[str, ...] = ()
+        if options.precision is Precision.FP16:
+            model, notes = to_float16(model)
+        else:
+            model = from_bytes(to_bytes(model))
+        model.metadata_props.update(sorted(options.metadata.items()))
+        data = to_bytes(model)
+        onnx.checker.check_model(data, full_check=False)
+        write_atomic(destination, data)
+        return ExportResult(destination, notes)
+
+
+EXPORTER = OnnxExporter()

@@ -1,0 +1,164 @@
+"""What every importer does once it holds an ONNX model: inline, fix shapes, convert the opset, clean up, check the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import onnx
+import onnx.inliner
+import onnx_ir as ir
+from onnx import version_converter
+
+from compiler.errors import Refusal, SourceError, UnsupportedModel
+from compiler.hub import HUB_IR_VERSION, HUB_OPSET
+from compiler.importers.base import ImportOptions
+from compiler.passes import clean_up
+
+_DEFAULT_DOMAINS = ("", "ai.onnx")
+_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul")
+_OTHER_FLOATS = (ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
+
+
+def to_hub(proto: onnx.ModelProto, options: ImportOptions) -> ir.Model:
+    """Bring a checked ONNX model with all tensors inside it into the form of compiler/hub.py. ``proto`` is changed.
+
+    Raises:
+        SourceError: free dimensions remain, or the opset cannot be converted.
+        UnsupportedModel: operators of other domains, quantized operators, other float types, data-dependent shapes.
+    """
+    if proto.functions:
+        proto = onnx.inliner.inline_local_functions(proto)
+    _refuse([*_foreign_operators(proto)])
+    _drop_weight_inputs(proto)
+    fix_input_shapes(proto, options)
+    model = clean_up(ir.from_proto(_convert_opset(proto)))
+    _refuse([*_unfit_values(model)])
+    return model
+
+
+def _drop_weight_inputs(proto: onnx.ModelProto) -> None:
+    """Up to IR version 3 every initializer had to be an input too; as such it counts as something the caller feeds."""
+    initializers = {tensor.name for tensor in proto.graph.initializer}
+    fed = [value for value in proto.graph.input if value.name not in initializers]
+    del proto.graph.input[:]
+    proto.graph.input.extend(fed)
+
+
+def fix_input_shapes(proto: onnx.ModelProto, options: ImportOptions) -> None:
+    """Give every input a static shape, in place. Symbols that two inputs share get one size.
+
+    Raises:
+        SourceError: ``input_shapes`` names no input or contradicts the model, or free dimensions remain.
+    """
+    wanted = options.input_shapes or {}
+    names = [value.name for value in proto.graph.input]
+    unknown = sorted(set(wanted) - set(names))
+    if unknown:
+        raise SourceError(
+            f"Input shapes were given for {unknown}, but the model's inputs are {names}.",
+            remedy="Name the model's own inputs.",
+        )
+    symbols: dict[str, int] = {}
+    for value in proto.graph.input:
+        _apply_shape(value, wanted.get(value.name), options.batch, symbols)
+    for value in proto.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in symbols:
+                dim.dim_value = symbols[dim.dim_param]
+    open_inputs = [_describe(value) for value in proto.graph.input if not _is_static(value)]
+    if open_inputs:
+        raise SourceError(
+            f"Edge runtimes need static shapes, and these inputs have free ones: {', '.join(open_inputs)}.",
+            remedy="Give their full shapes with --input-shape NAME=1x3x224x224 (input_shapes in Python).",
+        )
+
+
+def _apply_shape(value: onnx.ValueInfoProto, wanted: Sequence[int] | None, batch: int, symbols: dict[str, int]) -> None:
+    tensor = value.type.tensor_type
+    if wanted is not None and not tensor.HasField("shape"):
+        tensor.shape.dim.extend(onnx.TensorShapeProto.Dimension() for _ in wanted)
+    dims = tensor.shape.dim
+    if wanted is not None and len(wanted) != len(dims):
+        raise SourceError(
+            f"Input {value.name!r} has {len(dims)} dimensions, the given shape {tuple(wanted)} has {len(wanted)}.",
+            remedy="Give one size per dimension.",
+        )
+    sizes = wanted if wanted is not None else [batch if i == 0 else 0 for i in range(len(dims))]
+    for index, (dim, size) in enumerate(zip(dims, sizes, strict=True)):
+        if dim.dim_value > 0:
+            if wanted is not None and dim.dim_value != size:
+                raise SourceError(
+                    f"Input {value.name!r} has size {dim.dim_value} in dimension {index}, the given shape says {size}.",
+                    remedy="Change free dimensions only.",
+                )
+        elif size > 0:
+            if dim.dim_param:
+                symbols.setdefault(dim.dim_param, size)
+            dim.dim_value = size
+
+
+def _is_static(value: onnx.ValueInfoProto) -> bool:
+    tensor = value.type.tensor_type
+    return tensor.HasField("shape") and all(dim.dim_value > 0 for dim in tensor.shape.dim)
+
+
+def _describe(value: onnx.ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return f"{value.name} (rank unknown)"
+    return f"{value.name}[{'x'.join(str(d.dim_value or d.dim_param or '?') for d in tensor.shape.dim)}]"
+
+
+def _convert_opset(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Convert to HUB_OPSET with onnx's own converter; old value infos go, since they may hold the free sizes."""
+    del proto.graph.value_info[:]
+    opset = next((o.version for o in proto.opset_import if o.domain in _DEFAULT_DOMAINS), 0)
+    proto.ir_version = HUB_IR_VERSION
+    if opset == HUB_OPSET:
+        return proto
+    try:
+        converted = version_converter.convert_version(proto, HUB_OPSET)
+    except Exception as error:  # C++: ConvertError, RuntimeError and IndexError alike
+        raise SourceError(
+            f"The model's opset {opset} cannot be converted to {HUB_OPSET}: {str(error).strip().splitlines()[0]}",
+            remedy=f"Export the model again with opset {HUB_OPSET}.",
+        ) from error
+    converted.ir_version = HUB_IR_VERSION
+    return converted
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for subgraph in (attribute.g, *attribute.graphs):
+                yield from _nodes(subgraph)
+
+
+def _foreign_operators(proto: onnx.ModelProto) -> Iterator[Refusal]:
+    for node in _nodes(proto.graph):
+        if node.domain not in _DEFAULT_DOMAINS:
+            reason = f"it belongs to the domain {node.domain!r}, not to the ONNX standard"
+            yield Refusal(node.name or node.output[0], node.op_type, reason, "import")
+        elif node.op_type in _QUANTIZED:
+            reason = "the source is quantized already"
+            remedy = "Give the float model; edgewright quantizes it."
+            yield Refusal(node.name or node.output[0], node.op_type, reason, "import", remedy)
+
+
+def _unfit_values(model: ir.Model) -> Iterator[Refusal]:
+    for node in model.graph:
+        for value in (*node.inputs, *node.outputs):
+            if value is not None and value.dtype in _OTHER_FLOATS:
+                reason = f"{value.name!r} is {value.dtype}, the hub is float32"
+                yield Refusal(node.name or "", node.op_type, reason, "import", "Export the model in float32.")
+                break
+        for value in node.outputs:
+            if value.name and (value.shape is None or not all(isinstance(d, int) for d in value.shape)):
+                reason = f"the shape of {value.name!r} depends on data or is unknown: {value.shape}"
+                yield Refusal(node.name or "", node.op_type, reason, "import")
+
+
+def _refuse(refusals: list[Refusal]) -> None:
+    if refusals:
+        raise UnsupportedModel(refusals)

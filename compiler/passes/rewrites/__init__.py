@@ -1,0 +1,1 @@
+"""Rewrites, one pattern per file; see compiler/passes/pipelines.py for their order."""

@@ -1,0 +1,163 @@
+"""Planning: from a model's structure and its calibrated ranges to the quantization spec. Nothing is modified."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from compiler.calibration.collect import Calibration
+from compiler.calibration.observers import Range
+from compiler.errors import DataError
+from compiler.quantization.params import (
+    bias_params,
+    constant_params,
+    make_room_for_bias,
+    weight_params,
+)
+from compiler.quantization.rules import RULES, Kind
+from compiler.quantization.spec import ConstantQuant, QParams, QuantizationSpec, Role
+from compiler.quantization.structure import (
+    Structure,
+    analyse,
+    constant_of,
+    data_inputs,
+    name_of,
+    value_name,
+    weight_axis,
+)
+from compiler.quantization.ties import Ties
+from runtimes.session import Array
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeOptions:
+    """How to quantize.
+
+    Args:
+        observer: the name of an observer of activations: min-max, percentile or mse. On kws (500 samples) mse came closest
+            to the float model: 29.8 dB and 99.6 % agreement, against 29.6 / 99.2 of percentile and 26.5 / 99.2 of min-max.
+        weights: "max-abs" or "mse", see params.weight_params.
+        per_channel: one weight scale per output channel, else per tensor.
+        keep_float: names of nodes to leave in float.
+    """
+
+    observer: str = "mse"
+    weights: str = "max-abs"
+    per_channel: bool = True
+    keep_float: tuple[str, ...] = ()
+
+
+def plan(model: ir.Model, calibration: Calibration, options: QuantizeOptions | None = None) -> QuantizationSpec:
+    """Make all decisions.
+
+    Args:
+        model: a float hub.
+        calibration: ranges of (at least) the activations that ``structure.analyse`` names.
+
+    Raises:
+        DataError: the calibration lacks an activation, so it was made for another model.
+    """
+    options = options or QuantizeOptions()
+    structure = analyse(model, options.keep_float)
+    notes: list[str] = []
+    activations = _activation_params(model, structure, calibration, notes)
+    constants: list[ConstantQuant] = []
+    for node in model.graph:
+        if not structure.is_int8(node):
+            continue
+        weighted = RULES[node.op_type].kind is Kind.WEIGHTED
+        constants += _weighted(node, activations, options, notes) if weighted else _operands(node, activations)
+    provenance: dict[str, Any] = {
+        "calibration": {
+            "observer": calibration.observer,
+            "samples": calibration.samples,
+            "dataset_sha256": calibration.dataset_sha256,
+        },
+        "options": {**asdict(options), "keep_float": sorted(options.keep_float)},
+    }
+    return QuantizationSpec(activations, tuple(constants), structure.decisions, tuple(notes), provenance)
+
+
+def _activation_params(
+    model: ir.Model, structure: Structure, calibration: Calibration, notes: list[str]
+) -> dict[str, QParams]:
+    missing = [name for name in structure.activations if name not in calibration.ranges]
+    if missing:
+        raise DataError(
+            f"The calibration lacks {len(missing)} activation(s) of the model, first {missing[0]!r}.",
+            remedy="Calibrate again with this very model.",
+        )
+    ties = Ties({name: calibration.ranges[name] for name in structure.activations})
+    for node in model.graph:
+        if structure.is_int8(node) and RULES[node.op_type].fixed is not None:
+            scale, zero_point = RULES[node.op_type].fixed or (0.0, 0)
+            ties.fix(value_name(node.outputs[0]), QParams("int8", np.array([scale], np.float32), zero_point))
+    for node in model.graph:
+        if structure.is_int8(node) and RULES[node.op_type].kind is Kind.SAME_SCALE:
+            _tie(node, ties, notes)
+    return {name: ties.params(name) for name in structure.activations}
+
+
+def _tie(node: ir.Node, ties: Ties, notes: list[str]) -> None:
+    """Bind data inputs and outputs of a same-scale node together, constants included."""
+    output = value_name(node.outputs[0])
+    for _, value in data_inputs(node):
+        constant = constant_of(value)
+        if constant is not None:
+            ties.widen(output, _range(constant))
+    partners = [value_name(v) for _, v in data_inputs(node) if constant_of(v) is None]
+    partners += [value_name(v) for v in node.outputs[1:] if v.name]
+    for partner in partners:
+        refusal = ties.bind(output, partner)
+        if refusal:
+            notes.append(f"{node.op_type} {node.name}: {partner} is requantized at its boundary, because {refusal}")
+
+
+def _range(constant: Array) -> Range:
+    low, high = float(constant.min(initial=0.0)), float(constant.max(initial=0.0))
+    return Range(low, high, low, high)
+
+
+def _weighted(
+    node: ir.Node, activations: dict[str, QParams], options: QuantizeOptions, notes: list[str]
+) -> list[ConstantQuant]:
+    """Weight and bias of Conv, ConvTranspose, Gemm; constant factors of MatMul on either side."""
+    name = name_of(node)
+    weight = constant_of(node.inputs[1])
+    if weight is None:  # MatMul of two activations, or with a constant on the left
+        left = constant_of(node.inputs[0])
+        return [] if left is None else [ConstantQuant(name, 0, Role.WEIGHT, weight_params(left, None, options.weights))]
+    axis = weight_axis(node) if options.per_channel else None
+    params = weight_params(weight, axis, options.weights)
+    source = node.inputs[0]
+    assert source is not None
+    bias = constant_of(node.inputs[2]) if len(node.inputs) > 2 else None
+    if bias is None:
+        return [ConstantQuant(name, 1, Role.WEIGHT, params)]
+    scale_in = float(activations[value_name(source)].scale[0])
+    channels = len(params.scale) if params.axis is not None else bias.size
+    params, raised = make_room_for_bias(np.broadcast_to(bias.reshape(-1), (channels,)), scale_in, params)
+    if raised:
+        notes.append(
+            f"{node.op_type} {name}: weight scale raised on {len(raised)} of {len(params.scale)} channels so that the bias "
+            f"fits int32 (first: {raised[0]})"
+        )
+    return [
+        ConstantQuant(name, 1, Role.WEIGHT, params),
+        ConstantQuant(name, 2, Role.BIAS, bias_params(scale_in, params)),
+    ]
+
+
+def _operands(node: ir.Node, activations: dict[str, QParams]) -> list[ConstantQuant]:
+    """Constant data inputs of element-wise nodes (own scale) and of same-scale nodes (the shared one)."""
+    shared = RULES[node.op_type].kind is Kind.SAME_SCALE
+    found = []
+    for index, value in data_inputs(node):
+        constant = constant_of(value)
+        if constant is not None:
+            params = activations[value_name(node.outputs[0])] if shared else constant_params(constant)
+            found.append(ConstantQuant(name_of(node), index, Role.OPERAND, params))
+    return found

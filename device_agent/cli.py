@@ -1,0 +1,149 @@
+"""``edgewright-agent``: thin commands; each parses, calls one function, renders one result."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from profiles.command import run_command
+from profiles.errors import ExitCode
+
+if TYPE_CHECKING:
+    from device_agent.config import AgentConfig
+
+
+def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
+    command = click.option("-v", "--verbose", is_flag=True, help="Say more, and show traces.")(command)
+    command = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
+    kind = click.Path(path_type=Path)
+    return click.option("--config", "config_path", type=kind, default=Path("agent.toml"), show_default=True)(command)
+
+
+def _load(path: Path, verbose: bool) -> AgentConfig:
+    level = logging.DEBUG if verbose else logging.INFO
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    from device_agent.config import load_config
+
+    return load_config(path)
+
+
+def _print(document: dict[str, Any], as_json: bool, line: str) -> None:
+    click.echo(json.dumps(document) if as_json else line)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Run models on this device: offline, guarded, and safely updated."""
+
+
+@cli.command()
+@_shared
+def run(config_path: Path, as_json: bool, verbose: bool) -> None:
+    """Serve, update and report until stopped."""
+    config = _load(config_path, verbose)
+    from device_agent.service import Service
+
+    Service(config, config_path.resolve()).run()
+    if as_json:
+        _print({"schema": "edgewright.agent-run/1", "stopped": True}, True, "")
+
+
+@cli.command()
+@_shared
+def status(config_path: Path, as_json: bool, verbose: bool) -> None:
+    """Show what is installed, on probation, refused, and waiting to be sent."""
+    config = _load(config_path, verbose)
+    from device_agent.api import describe_status
+
+    document = describe_status(config)
+    lines = [f"device {document['device_id']}"]
+    for name, model in document["models"].items():
+        active = model["active"]
+        words = f"{active['release']} ({'confirmed' if model['confirmed'] else 'on probation'})" if active else "none"
+        lines.append(f"{name}: {words}, previous {model['previous'] and model['previous']['release']}")
+        lines += [f"  refused {bad['release']}: {bad['reason']}" for bad in model["bad"]]
+    _print(document, as_json, "\n".join(lines))
+
+
+@cli.command()
+@_shared
+@click.option("--model", help="Model; may be omitted if only one is configured.")
+@click.option("--inputs", type=click.Path(path_type=Path), required=True, help=".npz with one array per input.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help=".npz for the outputs.")
+def infer(config_path: Path, as_json: bool, verbose: bool, model: str | None, inputs: Path, output: Path) -> None:
+    """Run the active release on an .npz, without the network."""
+    config = _load(config_path, verbose)
+    from device_agent.api import infer_file
+
+    document = infer_file(config, model, inputs, output)
+    _print(document, as_json, f"{document['model']} {document['release']}: wrote {output}")
+
+
+@cli.command()
+@_shared
+@click.option("--model", "models", multiple=True, help="Only this model (repeatable).")
+@click.option("--dry-run", is_flag=True, help="Decide and print, change nothing that inference sees.")
+@click.pass_context
+def update(
+    ctx: click.Context, config_path: Path, as_json: bool, verbose: bool, models: tuple[str, ...], dry_run: bool
+) -> None:
+    """Fetch, test and activate the newest release for this device. Exit 1 if a release was rejected."""
+    config = _load(config_path, verbose)
+    from device_agent.api import update_and_report
+
+    results = update_and_report(config, models=models, dry_run=dry_run)
+    _results(ctx, results, as_json)
+
+
+@cli.command()
+@_shared
+@click.option("--model", help="Model; may be omitted if only one is configured.")
+@click.option("--reason", default="rolled back by hand", show_default=True)
+def rollback(config_path: Path, as_json: bool, verbose: bool, model: str | None, reason: str) -> None:
+    """Return to the previous release; the current one is never taken again."""
+    config = _load(config_path, verbose)
+    from device_agent.store import store_for
+    from device_agent.update import roll_back
+
+    name = config.model(model).name
+    state = roll_back(store_for(config.data_dir, name), reason)
+    assert state.active is not None
+    document = {"schema": "edgewright.agent-rollback/1", "model": name, "release": state.active.release}
+    _print(document, as_json, f"{name} runs {state.active.release} again")
+
+
+@cli.command()
+@_shared
+@click.argument("location", required=False)
+@click.option("--root", type=click.Path(path_type=Path), required=True, help="Trusted root.json, from a safe source.")
+@click.pass_context
+def install(
+    ctx: click.Context, config_path: Path, as_json: bool, verbose: bool, location: str | None, root: Path
+) -> None:
+    """Provision the root of trust, then install from LOCATION (folder, bundle or URL; default: the configured one)."""
+    config = _load(config_path, verbose)
+    from device_agent.api import provision_and_update
+
+    _results(ctx, provision_and_update(config, location, root), as_json)
+
+
+def _results(ctx: click.Context, results: list[Any], as_json: bool) -> None:
+    document = {"schema": "edgewright.agent-update/1", "results": [r.document() for r in results]}
+    lines = [f"{r.model}: {r.outcome} {r.release or ''} ({r.reason})" for r in results]
+    _print(document, as_json, "\n".join(lines))
+    ctx.exit(int(ExitCode.GATE if any(r.outcome == "rejected" for r in results) else ExitCode.DONE))
+
+
+def main() -> None:
+    """Entry point of the installed script."""
+    run_command(cli)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""The agent's one TOML file. Everything has a documented default; the smallest useful file names one model and a repository.
+
+repository = "https://updates.example.com/fleet"
+[[models]]
+name = "digits"
+profile = "raspberry-pi-4b"
+"""
+
+from __future__ import annotations
+
+import secrets
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from device_agent.errors import ConfigError
+from runtimes.artifact.files import write_atomic
+from runtimes.artifact.manifest import Name
+
+MAX_CONFIG_BYTES = 1 << 20
+
+
+class _Strict(BaseModel):
+    # A misspelt key must not be ignored silently: on a board nobody is looking.
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(_Strict):
+    """A model that this device runs."""
+
+    name: Name
+    profile: str = Field(description="device profile that the release must have been built for")
+    runtime: str | None = Field(default=None, description="name in runtimes.RUNTIMES; None takes what is installed")
+    threads: int = Field(default=1, ge=0, description="threads per session; 0 leaves it to the runtime")
+    sessions: int = Field(default=1, ge=1, le=64, description="requests that run at the same time")
+
+
+class ServerConfig(_Strict):
+    """Where the Open Inference Protocol is spoken. ``unix_socket`` replaces host and port."""
+
+    enabled: bool = True
+    host: str = Field(default="127.0.0.1", description="loopback: the protocol has no authentication")
+    port: int = Field(default=8321, ge=0, le=65535, description="0 takes any free port")
+    unix_socket: Path | None = None
+    threads: int = Field(default=4, ge=1, le=64)
+    max_request_bytes: int = Field(default=16 << 20, ge=1024)
+
+
+class UpdateConfig(_Strict):
+    """When and how releases are fetched."""
+
+    interval_s: float = Field(default=3600.0, gt=0)
+    jitter: float = Field(default=0.1, ge=0, le=1, description="share of the interval added at random")
+    timeout_s: float = Field(default=30.0, gt=0, description="connection, and silence on a connection")
+    min_speed_bytes_s: int = Field(default=256, ge=0, description="a slower download over speed_window_s is given up")
+    speed_window_s: float = Field(default=30.0, gt=0)
+    attempts: int = Field(default=4, ge=1, le=20, description="resumptions of one download within one update")
+    max_artifact_bytes: int = Field(default=2 << 30, gt=0)
+    reserve_bytes: int = Field(default=16 << 20, ge=0, description="free space that an update must leave")
+    allow_delta: bool = True
+
+
+class TrialConfig(_Strict):
+    """Limits of the self-test in a child process; a manifest may be stricter, never looser."""
+
+    timeout_s: float = Field(default=120.0, gt=0)
+    max_latency_ms: float | None = Field(default=None, gt=0, description="median of one sample")
+    max_memory_bytes: int | None = Field(default=None, gt=0, description="peak resident memory of the child")
+    max_tries: int = Field(default=3, ge=1, description="trials that may vanish (power cut) before a release is bad")
+
+
+class HealthConfig(_Strict):
+    """When a new release counts as good, and when it is taken back."""
+
+    confirm_after_s: float = Field(default=300.0, ge=0)
+    confirm_requests: int = Field(default=10, ge=0, description="successful requests needed besides")
+    max_boots: int = Field(default=3, ge=1, description="starts without confirmation before rolling back")
+    max_error_rate: float = Field(default=0.2, ge=0, le=1)
+    min_requests: int = Field(default=20, ge=1, description="requests before an error rate means anything")
+
+
+class TelemetryConfig(_Strict):
+    """Counters, histograms and events; never raw inputs. Without an endpoint they stay in the spool."""
+
+    endpoint: str | None = Field(default=None, description="OTLP/HTTP base, e.g. http://collector:4318")
+    transport: str = Field(default="otlp-http", description="name in device_agent.otlp.TRANSPORTS")
+    headers: dict[str, str] = Field(default_factory=dict)
+    flush_interval_s: float = Field(default=60.0, gt=0)
+    timeout_s: float = Field(default=10.0, gt=0)
+    spool_bytes: int = Field(default=16 << 20, ge=65536)
+    batch_records: int = Field(default=64, ge=1, le=10_000)
+
+
+def _location(value: str) -> str:
+    if "://" in value and not value.startswith(("http://", "https://", "file://")):
+        raise ValueError(f"{value!r} is neither http(s)://, file:// nor a path")
+    return value
+
+
+class AgentConfig(_Strict):
+    """The whole file. Relative paths start at the file's own folder."""
+
+    repository: Annotated[str, AfterValidator(_location)] | None = Field(default=None, description="URL or folder")
+    channel: Name = "stable"
+    data_dir: Path = Path("agent-data")
+    device_id: str | None = Field(default=None, min_length=8, max_length=128, description="None: made once and kept")
+    models: tuple[ModelConfig, ...] = Field(min_length=1)
+    server: ServerConfig = ServerConfig()
+    update: UpdateConfig = UpdateConfig()
+    trial: TrialConfig = TrialConfig()
+    health: HealthConfig = HealthConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+
+    @field_validator("models")
+    @classmethod
+    def _unique(cls, models: tuple[ModelConfig, ...]) -> tuple[ModelConfig, ...]:
+        if len({m.name for m in models}) != len(models):
+            raise ValueError("a model is listed twice")
+        return models
+
+    def model(self, name: str | None = None) -> ModelConfig:
+        """The model called ``name``, or the only one. Raises ConfigError."""
+        if name is None and len(self.models) == 1:
+            return self.models[0]
+        for model in self.models:
+            if model.name == name:
+                return model
+        known = ", ".join(m.name for m in self.models)
+        raise ConfigError(f"No model is called {name!r}; configured: {known}.", remedy="Name one with --model.")
+
+
+def load_config(path: Path) -> AgentConfig:
+    """Read and check the file; relative paths become absolute.
+
+    Raises:
+        ConfigError: missing, unreadable, not TOML, or not following the schema.
+    """
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ValueError(f"larger than {MAX_CONFIG_BYTES} bytes")
+        config = AgentConfig.model_validate(tomllib.loads(path.read_text("utf-8")))
+    except OSError as error:
+        raise ConfigError(f"Cannot read {path}: {error.strerror}.", remedy="Name the file with --config.") from error
+    except ValidationError as error:
+        reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        raise ConfigError(f"{path} is not a valid configuration: {reasons}.", remedy="Correct these keys.") from error
+    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
+        raise ConfigError(f"{path} is not valid TOML: {error}.", remedy="Correct the file.") from error
+    return _absolute(config, path.resolve().parent)
+
+
+def _absolute(config: AgentConfig, base: Path) -> AgentConfig:
+    changes: dict[str, object] = {"data_dir": base / config.data_dir.expanduser()}
+    if config.repository is not None and "://" not in config.repository:
+        changes["repository"] = str(base / Path(config.repository).expanduser())
+    if config.server.unix_socket is not None:
+        server = config.server.model_copy(update={"unix_socket": base / config.server.unix_socket})
+        changes["server"] = server
+    return config.model_copy(update=changes)
+
+
+def device_id(config: AgentConfig) -> str:
+    """The configured id, or a random one made at first use and kept in the data folder.
+
+    Pseudonymous on purpose: no serial number or MAC address leaves the device.
+
+    Raises:
+        StorageError: the id cannot be kept.
+    """
+    if config.device_id is not None:
+        return config.device_id
+    path = config.data_dir / "device_id"
+    try:
+        kept = path.read_text("ascii").strip()
+        if len(kept) == 32 and all(c in "0123456789abcdef" for c in kept):
+            return kept
+    except (OSError, UnicodeDecodeError):
+        pass  # first start, or a damaged file: a new identity is the only way on
+    config.data_dir.mkdir(parents=True, exist_ok=True)
+    made = secrets.token_hex(16)
+    write_atomic(path, made.encode("ascii") + b"\n")
+    return made

@@ -1,0 +1,137 @@
+"""Does the data still look like what the model was built for? Histograms on the manifest's edges, compared by PSI.
+
+    PSI = sum_i (p_i - q_i) * ln(p_i / q_i)
+
+With p from n samples, q from m and no drift at all, PSI / (1/n + 1/m) follows approximately a chi-squared distribution
+with B - 1 degrees of freedom: to second order PSI = sum (p_i - q_i)^2 / pi_i, and the variance of p_i - q_i is
+pi_i (1 - pi_i) (1/n + 1/m), which sums to (B - 1) (1/n + 1/m). That expectation is subtracted, floored at 0.
+Source: B. Yurdakul, "Statistical Properties of Population Stability Index", Western Michigan University, 2018, ch. 3.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.artifact.manifest import DriftBaseline, Manifest, OutputSpec
+from runtimes.session import Array, Feeds
+
+Level = Literal["ok", "warning", "critical", "too-few"]
+Counts = NDArray[np.int64]
+_PSEUDO = 0.5  # Jeffreys' prior per bin: an empty bin must not make the logarithm infinite
+
+
+@dataclass(frozen=True, slots=True)
+class DriftReport:
+    """One watched quantity: ``psi`` as computed, ``corrected`` for sample size; ``level`` is judged on the latter."""
+
+    quantity: str
+    samples: int
+    psi: float
+    corrected: float
+    level: Level
+
+
+def psi(observed: Counts, reference: Counts) -> float:
+    """Population stability index of two count vectors of one length."""
+    p = (observed + _PSEUDO) / (observed.sum() + _PSEUDO * len(observed))
+    q = (reference + _PSEUDO) / (reference.sum() + _PSEUDO * len(reference))
+    return float(np.sum((p - q) * np.log(p / q)))
+
+
+def corrected_psi(observed: Counts, reference: Counts) -> float:
+    """``psi`` less its expectation without drift, (B - 1)(1/n + 1/m), floored at 0. Both must hold samples."""
+    expected = (len(observed) - 1) * (1 / observed.sum() + 1 / reference.sum())
+    return max(0.0, psi(observed, reference) - float(expected))
+
+
+@dataclass
+class DriftMonitor:
+    """Counts of one release on one device; adding two monitors' counts gives the fleet's. Thread-safe."""
+
+    baseline: DriftBaseline
+    counts: dict[str, Counts] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        for quantity, (_, reference) in self.references().items():
+            self.counts.setdefault(quantity, np.zeros(len(reference), np.int64))
+
+    def references(self) -> dict[str, tuple[tuple[float, ...] | None, Counts]]:
+        """Watched quantities: edges (None for classes) and reference counts."""
+        base = self.baseline
+        watched: dict[str, tuple[tuple[float, ...] | None, Counts]] = {
+            f"input:{name}": (h.edges, np.asarray(h.counts, np.int64)) for name, h in base.inputs.items()
+        }
+        if base.confidence is not None:
+            watched["confidence"] = (base.confidence.edges, np.asarray(base.confidence.counts, np.int64))
+        if base.classes:
+            watched["class"] = (None, np.asarray(base.classes, np.int64))
+        return watched
+
+    def observe(self, manifest: Manifest, feeds: Feeds, outputs: Feeds) -> None:
+        """Count a request's samples (axis 0)."""
+        values = _quantities(manifest, feeds, outputs)
+        with self._lock:
+            for quantity, (edges, _) in self.references().items():
+                if (found := values.get(quantity)) is not None:
+                    self.counts[quantity] += _binned(found, edges, len(self.counts[quantity]))
+
+    def merge(self, counts: dict[str, list[int]]) -> None:
+        """Add counts of the same quantities from elsewhere. Raises ValueError if their bins differ in number."""
+        with self._lock:
+            for quantity, more in counts.items():
+                if quantity not in self.counts or len(more) != len(self.counts[quantity]):
+                    raise ValueError(f"{quantity}: {len(more)} bins do not fit")
+            for quantity, more in counts.items():
+                self.counts[quantity] += np.asarray(more, np.int64)
+
+    def report(self) -> list[DriftReport]:
+        with self._lock:
+            counts = {quantity: c.copy() for quantity, c in self.counts.items()}
+        return [
+            self._judge(quantity, counts[quantity], reference) for quantity, (_, reference) in self.references().items()
+        ]
+
+    def _judge(self, quantity: str, observed: Counts, reference: Counts) -> DriftReport:
+        samples = int(observed.sum())
+        if samples < max(1, self.baseline.min_samples) or reference.sum() == 0:
+            return DriftReport(quantity, samples, 0.0, 0.0, "too-few")
+        corrected = corrected_psi(observed, reference)
+        level: Level = "ok"
+        if corrected >= self.baseline.psi_critical:
+            level = "critical"
+        elif corrected >= self.baseline.psi_warning:
+            level = "warning"
+        return DriftReport(quantity, samples, psi(observed, reference), corrected, level)
+
+
+def _binned(values: Array, edges: tuple[float, ...] | None, bins: int) -> Counts:
+    """Bin i is [edges[i-1], edges[i]), the outer bins open; without edges the values are the bins' numbers."""
+    index = np.searchsorted(np.asarray(edges), values, side="right") if edges is not None else values
+    index = index[(index >= 0) & (index < bins)]
+    return np.bincount(index, minlength=bins).astype(np.int64)
+
+
+def _quantities(manifest: Manifest, feeds: Feeds, outputs: Feeds) -> dict[str, Array]:
+    found: dict[str, Array] = {}
+    for name, array in feeds.items():
+        flat = array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1)
+        found[f"input:{name}"] = flat.mean(axis=1, dtype=np.float64)
+    spec = next((o for o in manifest.outputs if o.semantic is not None), None)
+    if spec is not None and (scores := outputs.get(spec.name)) is not None and scores.ndim:
+        rows = scores.reshape(-1, scores.shape[-1]).astype(np.float64)
+        found["class"] = rows.argmax(axis=1)
+        found["confidence"] = _confidence(spec, rows)
+    return found
+
+
+def _confidence(spec: OutputSpec, rows: Array) -> Array:
+    if spec.semantic == "probabilities":
+        return np.asarray(rows.max(axis=1))
+    shifted = np.exp(rows - rows.max(axis=1, keepdims=True))
+    return np.asarray(1.0 / shifted.sum(axis=1))  # the largest term is exp(0)

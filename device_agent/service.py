@@ -1,0 +1,209 @@
+"""``edgewright-agent run``: answers requests, updates through a child on a timer, judges health, sends telemetry."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from device_agent import slots
+from device_agent.config import AgentConfig, device_id
+from device_agent.engine import Engine
+from device_agent.errors import Busy, NoWayBack
+from device_agent.health import Diagnosis, at_start, in_service
+from device_agent.lock import locked
+from device_agent.otlp import TRANSPORTS, Sender
+from device_agent.server import Server, is_loopback
+from device_agent.spool import Spool
+from device_agent.store import confirm
+from device_agent.telemetry import Telemetry
+from device_agent.trial_child import read_vectors
+from device_agent.update import roll_back
+from profiles.errors import EdgewrightError
+
+log = logging.getLogger(__name__)
+_TICK_S = 0.5
+
+
+def sd_notify(message: str) -> None:
+    """Tell systemd (sd_notify(3)): one datagram to $NOTIFY_SOCKET; nothing without it."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sink:
+        sink.connect("\0" + address[1:] if address.startswith("@") else address)
+        sink.sendall(message.encode())
+
+
+class Service:
+    """The agent as a long-running process; ``run`` returns after ``stop`` or SIGTERM.
+
+    Args:
+        config_path: handed to the updater child.
+    """
+
+    def __init__(self, config: AgentConfig, config_path: Path) -> None:
+        self.config = config
+        self._path = config_path
+        self.spool = Spool(config.data_dir / "spool.db", max_bytes=config.telemetry.spool_bytes)
+        self.telemetry = Telemetry(self.spool)
+        self.engine = Engine(config, recorder=self.telemetry)
+        self.server = Server(self.engine, config.server)
+        self._stop = threading.Event()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._next_update = 0.0
+        self._next_flush = time.monotonic() + config.telemetry.flush_interval_s
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def run(self) -> None:
+        """Serve until stopped. Raises ConfigError if the address cannot be bound."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: self.stop())
+        try:
+            self._recover()
+            self.engine.load()
+            if self.config.server.enabled:
+                self._listen()
+            sender = self._sender()
+            sd_notify("READY=1")
+            self.telemetry.event("agent.start")
+            while not self._stop.is_set():
+                self.tick()
+                sd_notify("WATCHDOG=1")
+                self._stop.wait(_TICK_S)
+            self._close(sender)
+        finally:
+            self.spool.close()
+
+    def _listen(self) -> None:
+        if self.config.server.unix_socket is None and not is_loopback(self.config.server.host):
+            log.warning("The server is reachable from the network (%s) without authentication", self.config.server.host)
+        self.server.start()
+        log.info("Listening at %s", self.server.where())
+
+    def _close(self, sender: threading.Thread | None) -> None:
+        sd_notify("STOPPING=1")
+        self.server.stop()
+        if self._child is not None and self._child.poll() is None:
+            self._child.terminate()  # an update is safe to kill at any step
+            self._child.wait()
+        self.engine.close()
+        self.telemetry.event("agent.stop")
+        self.telemetry.flush()
+        if sender is not None:
+            sender.join(self.config.telemetry.timeout_s)
+
+    def _recover(self) -> None:
+        """Mend what a crash left, count this start, and leave a release that does not survive its starts."""
+        for model in self.config.models:
+            store = self.engine.store(model.name)
+            try:
+                with contextlib.suppress(Busy), locked(self.config.data_dir):
+                    store.recover()
+                state = store.change(slots.booted)
+                self._apply(model.name, at_start(state, self.config.health))
+            except (EdgewrightError, OSError) as error:
+                log.error("State of %s could not be recovered: %s", model.name, error)  # what is there still serves
+
+    # --- one round ------------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """One round of everything that is not answering requests."""
+        self._update()
+        for model in self.config.models:
+            try:
+                self._look_after(model.name)
+            except (EdgewrightError, OSError) as error:
+                log.warning("Model %s: %s", model.name, error)
+        if time.monotonic() >= self._next_flush:
+            self.telemetry.flush()
+            self._next_flush = time.monotonic() + self.config.telemetry.flush_interval_s
+
+    def _look_after(self, name: str) -> None:
+        store = self.engine.store(name)
+        state = store.load()
+        if state.active is None:
+            return
+        if self.engine.refresh(name):
+            self.telemetry.event("model.swapped", model=name, release=state.active.release)
+        health = self.engine.health(name)
+        if health is None or state.confirmed or health[0] != state.active:
+            return
+        _, counts, age = health
+        if counts.ok < self.config.health.confirm_requests:
+            self._probe(name)
+        self._apply(name, in_service(state, counts, age, self.config.health))
+
+    def _probe(self, name: str) -> None:
+        """A request of our own, from the self-test vectors: an idle device must be able to confirm as well."""
+        store = self.engine.store(name)
+        ref = store.load().active
+        if ref is None:
+            return
+        feeds, _ = read_vectors(store.slot(ref.slot) / store.manifest(ref).self_test.vectors.path)
+        shapes = {spec.name: spec.shape for spec in self.engine.manifest(name).inputs}
+        self.engine.probe(name, {n: a[: (shapes[n][0] or 1)] if a.ndim else a for n, a in feeds.items()})
+
+    def _apply(self, name: str, diagnosis: Diagnosis) -> None:
+        store = self.engine.store(name)
+        release = active.release if (active := store.load().active) else None
+        if diagnosis.action == "confirm":
+            confirm(store)
+            log.info("Release %s of %s is confirmed: %s", release, name, diagnosis.reason)
+            self.telemetry.event("release.confirmed", model=name, release=release, reason=diagnosis.reason)
+        elif diagnosis.action == "roll-back":
+            try:
+                roll_back(store, diagnosis.reason)
+            except NoWayBack:
+                log.error("Release %s of %s fails (%s) and nothing better is kept", release, name, diagnosis.reason)
+                return
+            log.error("Release %s of %s is rolled back: %s", release, name, diagnosis.reason)
+            self.telemetry.event(
+                "release.rolled_back", severity="error", model=name, release=release, reason=diagnosis.reason
+            )
+
+    # --- helpers with their own process or thread --------------------------------------------------------------------
+
+    def _update(self) -> None:
+        """Start the updater when it is time; note how the last one ended."""
+        if self._child is not None:
+            if self._child.poll() is None:
+                return
+            if self._child.returncode != 0:
+                log.warning("The updater left with status %d; inference goes on", self._child.returncode)
+                self.telemetry.event("update.failed", severity="warning", status=self._child.returncode)
+            self._child = None
+        if self.config.repository is None or time.monotonic() < self._next_update:
+            return
+        pause = self.config.update.interval_s * (1 + self.config.update.jitter * random.random())
+        self._next_update = time.monotonic() + pause
+        command = [sys.executable, "-m", "device_agent.cli", "update", "--config", str(self._path)]
+        self._child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    def _sender(self) -> threading.Thread | None:
+        settings = self.config.telemetry
+        if settings.endpoint is None:
+            return None
+        transport = TRANSPORTS.get(settings.transport)(settings, device_id(self.config))
+        sender = Sender(self.spool, transport, settings.batch_records, time.monotonic)
+
+        def work() -> None:
+            while not self._stop.wait(min(1.0, settings.flush_interval_s)):
+                sender.pump()
+            self.spool.flush()
+            sender.pump()
+
+        thread = threading.Thread(target=work, name="telemetry-sender", daemon=True)
+        thread.start()
+        return thread

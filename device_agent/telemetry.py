@@ -1,0 +1,106 @@
+"""What the device tells: counters, latency and drift histograms (deltas per interval), events. Never raw inputs."""
+
+from __future__ import annotations
+
+import bisect
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from device_agent.drift import DriftMonitor, DriftReport
+from device_agent.spool import Spool
+from runtimes.artifact.manifest import Manifest
+from runtimes.session import Feeds
+
+log = logging.getLogger(__name__)
+# Milliseconds, roughly geometric from a microcontroller's fastest to a slow board's slowest net.
+LATENCY_BOUNDS_MS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0)
+
+
+@dataclass
+class _Series:
+    """One model and release within the current interval."""
+
+    outcomes: dict[str, int] = field(default_factory=dict)
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS_MS) + 1))
+    sum_ms: float = 0.0
+
+
+class Telemetry:
+    """Implements engine.Recorder; ``flush`` moves the interval's figures to the spool as one record.
+
+    Args:
+        now: wall clock in nanoseconds since 1970, for the receiver.
+    """
+
+    def __init__(self, spool: Spool, *, now: Callable[[], int] = time.time_ns) -> None:
+        self._spool = spool
+        self._now = now
+        self._lock = threading.Lock()
+        self._series: dict[tuple[str, str], _Series] = {}
+        self._drift: dict[tuple[str, str], DriftMonitor] = {}
+        self._sent: dict[tuple[str, str, str], list[int]] = {}
+        self._start = now()
+
+    def request(self, model: str, release: str, outcome: str, latency_ns: int) -> None:
+        """Count one request."""
+        ms = latency_ns / 1e6
+        with self._lock:
+            series = self._series.setdefault((model, release), _Series())
+            series.outcomes[outcome] = series.outcomes.get(outcome, 0) + 1
+            # OTLP buckets are (bounds[i-1], bounds[i]]: a value on a bound belongs to the lower one.
+            series.buckets[bisect.bisect_left(LATENCY_BOUNDS_MS, ms)] += 1
+            series.sum_ms += ms
+
+    def sample(self, model: str, manifest: Manifest, feeds: Feeds, outputs: Feeds) -> None:
+        """Count one answered request's data for drift."""
+        with self._lock:
+            monitor = self._drift.setdefault((model, manifest.release), DriftMonitor(manifest.drift))
+        try:
+            monitor.observe(manifest, feeds, outputs)
+        except Exception:  # telemetry must never fail a request
+            log.exception("Drift of %s could not be counted", model)
+
+    def event(self, name: str, *, severity: str = "info", **attributes: Any) -> None:
+        """Spool something that happened: an update, a rollback, a start."""
+        self._spool.put({"kind": "event", "time": self._now(), "name": name, "severity": severity, "attr": attributes})
+
+    def drift(self) -> dict[str, list[DriftReport]]:
+        """The present judgement per model and release (``model/release``)."""
+        with self._lock:
+            monitors = dict(self._drift)
+        return {f"{model}/{release}": monitor.report() for (model, release), monitor in monitors.items()}
+
+    def flush(self) -> None:
+        """Close the interval: one record per model and release that had requests."""
+        end = self._now()
+        with self._lock:
+            series, self._series, start = self._series, {}, self._start
+            self._start = end
+            for key, figures in series.items():
+                self._spool.put(self._record(key, figures, start, end))
+
+    def _record(self, key: tuple[str, str], figures: _Series, start: int, end: int) -> dict[str, Any]:
+        model, release = key
+        drift = []
+        monitor = self._drift.get(key)
+        for quantity, (edges, _) in monitor.references().items() if monitor else ():
+            assert monitor is not None
+            total = monitor.counts[quantity].tolist()
+            before = self._sent.get((*key, quantity), [0] * len(total))
+            self._sent[(*key, quantity)] = total
+            counts = [t - b for t, b in zip(total, before, strict=True)]
+            drift.append({"quantity": quantity, "edges": list(edges) if edges else None, "counts": counts})
+        return {
+            "kind": "metrics",
+            "start": start,
+            "time": end,
+            "model": model,
+            "release": release,
+            "requests": figures.outcomes,
+            "latency": {"bounds": list(LATENCY_BOUNDS_MS), "counts": figures.buckets, "sum": figures.sum_ms},
+            "drift": drift,
+        }

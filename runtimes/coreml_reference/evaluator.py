@@ -1,0 +1,152 @@
+"""Run a program: operations in order, each result rounded to its declared type, each tensor dropped after its last use.
+
+Precision: operands in float16 are widened to float32, the whole operation (a convolution with its bias, a softmax) is
+computed there, and the result is rounded to float16 once, ties to even. Apple's CPU and GPU accumulate in float16 or
+float32 depending on kernel; the wider choice is the one that every target approximates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtimes.coreml_reference import ops  # noqa: F401  (registers every family)
+from runtimes.coreml_reference.program import Operation, Output, Program, Ref, Value
+from runtimes.coreml_reference.registry import EVALUATIONS, Call, Result
+from runtimes.errors import InferenceFailed, ModelLoadError
+from runtimes.session import Array
+
+# What numpy and the argument accessors raise on operands that do not fit an operation.
+_OPERAND_ERRORS = (ValueError, IndexError, KeyError, TypeError, ZeroDivisionError, OverflowError, MemoryError)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One computed tensor of a trace."""
+
+    name: str
+    op_type: str
+    output: Array
+
+
+class Evaluator:
+    """A program ready to run.
+
+    Raises:
+        ModelLoadError: the program has operations that the evaluator does not know (all are listed), or compressed
+            weights that cannot be decoded.
+    """
+
+    def __init__(self, program: Program) -> None:
+        _refuse_unknown(program)
+        self._program = program
+        self._constants = dict(program.constants)
+        self._steps: list[Operation] = []
+        for op in program.operations:
+            # Weights decode once. A chain of constexpr operations only ever reads constants.
+            if op.type.startswith("constexpr_") and all(name in self._constants for name in op.reads()):
+                try:
+                    self._constants.update(_apply(op, self._constants))
+                except InferenceFailed as error:
+                    raise ModelLoadError(error.message, remedy=error.remedy) from error
+            else:
+                self._steps.append(op)
+        self._last_use = self._find_last_uses()
+
+    def _find_last_uses(self) -> list[tuple[str, ...]]:
+        """For each step, the names that nothing reads afterwards."""
+        seen = set(self._program.outputs) | set(self._constants)
+        dying: list[tuple[str, ...]] = []
+        for op in reversed(self._steps):
+            names = {*op.reads(), *(o.name for o in op.outputs)} - seen
+            dying.append(tuple(names))
+            seen |= names
+        return dying[::-1]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by their MIL names. ``feeds`` are the program's inputs by MIL name. Raises InferenceFailed."""
+        values: dict[str, Value] = dict(feeds)
+        for _ in self._execute(values):
+            pass
+        return {name: self._array(values, name) for name in self._program.outputs}
+
+    def trace(self, feeds: Mapping[str, Array]) -> Iterator[Step]:
+        """Every tensor the program computes, in order; a consumer that keeps none of them needs no more memory than run."""
+        values: dict[str, Value] = dict(feeds)
+        for op in self._execute(values, keep_last=True):
+            for output in op.outputs:
+                yield Step(output.name, op.type, self._array(values, output.name))
+
+    def _execute(self, values: dict[str, Value], *, keep_last: bool = False) -> Iterator[Operation]:
+        for op, dying in zip(self._steps, self._last_use, strict=True):
+            values.update(_apply(op, values, self._constants))
+            if keep_last:
+                yield op
+            for name in dying:
+                values.pop(name, None)
+
+    def _array(self, values: dict[str, Value], name: str) -> Array:
+        value = values[name] if name in values else self._constants[name]
+        if not isinstance(value, np.ndarray):
+            raise InferenceFailed(f"Output {name!r} is no tensor.", remedy="Return tensors from the program.")
+        return value
+
+
+def _refuse_unknown(program: Program) -> None:
+    unknown = sorted({op.type for op in program.operations if op.type not in EVALUATIONS})
+    if unknown:
+        raise ModelLoadError(
+            f"The program uses operations that the reference evaluator does not know: {', '.join(unknown)}.",
+            remedy="Run it with the coreml runtime on macOS, or add them in runtimes/coreml_reference/ops/.",
+        )
+
+
+def _apply(op: Operation, *scopes: Mapping[str, Value]) -> dict[str, Value]:
+    """Compute ``op``. Raises InferenceFailed naming it."""
+
+    def resolve(arg: Ref | Value) -> Value:
+        return next(scope[arg.name] for scope in scopes if arg.name in scope) if isinstance(arg, Ref) else arg
+
+    call = Call(op, {key: tuple(resolve(arg) for arg in args) for key, args in op.args.items()})
+    try:
+        # Overflow to infinity, 0/0 and log(0) are results here, as they are on the device.
+        with np.errstate(all="ignore"):
+            result = EVALUATIONS.get(op.type)(call)
+            return _finish(op, result)
+    except _OPERAND_ERRORS as error:
+        raise InferenceFailed(
+            f"{op.type} {op.name!r}: {str(error) or type(error).__name__}.",
+            remedy="Check how this operation was exported; its operands do not fit the MIL documentation.",
+        ) from error
+
+
+def _finish(op: Operation, result: Result) -> dict[str, Value]:
+    results = result if isinstance(result, tuple) else (result,)
+    if len(results) < len(op.outputs):
+        raise ValueError(f"yields {len(results)} outputs, the program declares {len(op.outputs)}")
+    return {o.name: _as_declared(o, r) for o, r in zip(op.outputs, results, strict=False)}
+
+
+def _as_declared(output: Output, result: Array) -> Array:
+    """Round to the declared type; a shape or kind that differs from the declaration is an error in the program."""
+    result = np.asarray(result)
+    if output.type is None:
+        raise ValueError(f"output {output.name!r} is declared as something other than a tensor")
+    declared = np.dtype(output.type.dtype.numpy)
+    if result.dtype != declared:
+        if _kind(result.dtype) != _kind(declared):
+            raise ValueError(f"yields {result.dtype}, the program declares {declared}")
+        result = result.astype(declared)
+    shape = output.type.shape
+    if shape is not None and (
+        len(shape) != result.ndim
+        or any(want not in (None, have) for want, have in zip(shape, result.shape, strict=True))
+    ):
+        raise ValueError(f"yields shape {list(result.shape)}, the program declares {list(shape)}")
+    return result
+
+
+def _kind(dtype: np.dtype[np.generic]) -> str:
+    return {"f": "float", "i": "integer", "u": "integer", "b": "bool"}.get(dtype.kind, dtype.kind)

@@ -1,0 +1,17 @@
+"""One file per family of MIL operations; importing this package registers all of them."""
+
+from runtimes.coreml_reference.ops import (  # noqa: F401
+    activation,
+    compression,
+    convolution,
+    elementwise,
+    indexing,
+    layout,
+    linear,
+    normalization,
+    pooling,
+    recurrent,
+    reduction,
+    resizing,
+    tensors,
+)

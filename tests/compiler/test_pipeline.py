@@ -1,0 +1,175 @@
+"""The whole build on a small net: bytes, gates, what is left behind when something goes wrong."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+
+from compiler.errors import DataError, OutputExists, UnsupportedModel
+from compiler.request import BuildRequest
+from profiles.schema import Format, Precision
+from runtimes.artifact.files import sha256_tree
+from runtimes.artifact.manifest import read_manifest
+from runtimes.errors import StorageError
+
+NET = """
+<ir_version: 10, opset_import: ["": 21]>
+net (float[N, 3, 8, 8] image) => (float[N, 4] logits) {
+  c = Conv <pads = [1, 1, 1, 1]> (image, w1, b1)
+  r = Relu (c)
+  d = Conv <group = 8, pads = [1, 1, 1, 1], strides = [2, 2]> (r, w2)
+  e = Clip (d, low, high)
+  g = GlobalAveragePool (e)
+  f = Flatten (g)
+  logits = Gemm <transB = 1> (f, w3, b3)
+}
+"""
+
+
+def _save_net(path: Path, text: str = NET) -> None:
+    rng = np.random.default_rng(3)
+    model = onnx.parser.parse_model(text)
+    weights = {
+        "w1": rng.standard_normal((8, 3, 3, 3)) * 0.3,
+        "b1": rng.standard_normal(8) * 0.1,
+        "w2": rng.standard_normal((8, 1, 3, 3)) * 0.3,
+        "low": np.array(0.0),
+        "high": np.array(6.0),
+        "w3": rng.standard_normal((4, 8)),
+        "b3": rng.standard_normal(4),
+    }
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items())
+    onnx.save(model, path)
+
+
+@pytest.fixture(scope="module")
+def request_(tmp_path_factory: pytest.TempPathFactory) -> BuildRequest:
+    folder = tmp_path_factory.mktemp("net")
+    _save_net(folder / "net.onnx")
+    rng = np.random.default_rng(4)
+    images = rng.random((64, 3, 8, 8)).astype(np.float32)
+    np.savez(folder / "calibration.npz", image=images)
+    np.savez(folder / "labelled.npz", image=images, labels=rng.integers(0, 4, 64))
+    return BuildRequest(str(folder / "net.onnx"), folder / "out", calibration=str(folder / "calibration.npz"))
+
+
+@pytest.fixture(scope="module")
+def built(request_: BuildRequest) -> Path:
+    from compiler.pipeline import build
+
+    report = build(request_)
+    assert report.ok, [g for g in report.gates if not g.ok]
+    return request_.output
+
+
+def test_every_artifact_was_executed_and_agrees(built: Path) -> None:
+    report = json.loads((built / "report.json").read_text("utf-8"))
+    assert {(a["format"], a["precision"]) for a in report["artifacts"]} == {
+        (f.value, p.value) for f in Format for p in Precision
+    }
+    for artifact in report["artifacts"]:
+        assert artifact["sha256"] == sha256_tree(built / artifact["path"])
+        assert artifact["parity"]["samples"] == 64
+        if artifact["precision"] == "fp32":
+            assert artifact["parity"]["relative_error"] < 1e-5
+    assert {a["evidence"] for a in report["artifacts"] if a["format"] == "coreml"} <= {
+        "reference-verified",
+        "device-verified",
+    }
+    assert len(report["agreement"]) == 3
+    assert all(pair["share_within_two"] >= 0.99 for pair in report["agreement"])
+
+
+def test_the_draft_names_what_lies_there(built: Path) -> None:
+    manifest = read_manifest((built / "manifest.draft.json").read_bytes())
+    assert manifest.release == "draft"
+    assert all((built / a.path).exists() for a in manifest.artifacts)
+
+
+def test_the_same_input_gives_the_same_bytes(built: Path, request_: BuildRequest, tmp_path: Path) -> None:
+    from compiler.pipeline import build
+
+    build(replace(request_, output=tmp_path / "again"))
+    for path in [*built.glob("net-*"), built / "manifest.draft.json", built / "selftest.npz"]:
+        assert sha256_tree(tmp_path / "again" / path.name) == sha256_tree(path), path.name
+
+
+def test_a_failed_gate_sets_the_artifacts_aside(request_: BuildRequest, tmp_path: Path) -> None:
+    from compiler.pipeline import build
+
+    labels = request_.calibration.replace("calibration", "labelled") if request_.calibration else None
+    small = replace(request_, formats=(Format.ONNX,), precisions=(Precision.FP32,), evaluate=labels)
+    report = build(replace(small, output=tmp_path / "out", max_drop=-1.0))  # an identical model cannot gain a point
+    assert not report.ok
+    assert (tmp_path / "out" / "rejected" / "net-fp32.onnx").is_file()
+    assert not (tmp_path / "out" / "manifest.draft.json").exists()
+    document = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    assert document["artifacts"][0]["path"] == "rejected/net-fp32.onnx"
+    assert document["ok"] is False
+
+
+def test_an_existing_folder_needs_force(request_: BuildRequest, tmp_path: Path) -> None:
+    from compiler.pipeline import build
+
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    small = replace(request_, output=out, formats=(Format.ONNX,), precisions=(Precision.FP32,))
+    with pytest.raises(OutputExists):
+        build(small)
+    assert (out / "mine.txt").read_text() == "keep"
+    assert build(replace(small, force=True)).ok
+    assert not (out / "mine.txt").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+UNSUPPORTED = NET.replace("e = Clip (d, low, high)", "t = Det (d)\n  s = Size (t)\n  e = Clip (d, low, high)").replace(
+    "(float[N, 4] logits)", "(float[N, 4] logits, int64 s)"
+)
+
+
+def test_all_refusals_come_at_once_and_nothing_is_written(request_: BuildRequest, tmp_path: Path) -> None:
+    from compiler.pipeline import build
+
+    _save_net(tmp_path / "bad.onnx", UNSUPPORTED)
+    request = replace(request_, source=str(tmp_path / "bad.onnx"), output=tmp_path / "out")
+    with pytest.raises(UnsupportedModel) as caught:
+        build(request)
+    assert {r.where for r in caught.value.refusals} >= {"tflite", "coreml"}
+    assert any(r.op_type == "Det" for r in caught.value.refusals)
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.onnx"]
+
+
+@pytest.mark.parametrize("shape", [(64, 3, 8, 9), (64, 8, 8, 3)])
+def test_a_wrong_calibration_shape_is_named(request_: BuildRequest, tmp_path: Path, shape: tuple[int, ...]) -> None:
+    from compiler.pipeline import build
+
+    np.savez(tmp_path / "wrong.npz", image=np.zeros(shape, np.float32))
+    with pytest.raises(DataError, match=r"3.*8.*8"):
+        build(replace(request_, calibration=str(tmp_path / "wrong.npz"), output=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written_is_a_storage_error(request_: BuildRequest, tmp_path: Path) -> None:
+    from compiler.pipeline import build
+
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(StorageError):
+        build(replace(request_, output=tmp_path / "file" / "out", formats=(Format.ONNX,), precisions=(Precision.FP32,)))
+
+
+def test_pruning_is_reported_and_judged_against_the_pruned_hub(request_: BuildRequest, tmp_path: Path) -> None:
+    from compiler.pipeline import build
+
+    report = build(
+        replace(request_, output=tmp_path / "out", prune=0.25, formats=(Format.ONNX,), precisions=(Precision.FP32,))
+    )
+    assert report.ok
+    assert report.prune is not None
+    assert report.artifacts[0].lowering.relative_error < 1e-5 < report.artifacts[0].parity.relative_error
