@@ -65,7 +65,7 @@ def fit(train: Normal, held_out: Normal, start: Matrix, ridges: Sequence[float] 
     for ridge in ridges:
         weight = ridge * scale
         damped = train.gram + weight * np.eye(len(train.gram))
-        solution = np.linalg.solve(damped, train.cross + weight * start)
+        solution: Matrix = np.linalg.solve(damped, train.cross + weight * start).astype(np.float64)
         error = held_out.error(solution)
         if np.isfinite(error) and error < best.after:
             best = Fit(solution, before, error, ridge)

@@ -189,4 +189,5 @@ def _instruction(entry: Mapping[str, Any]) -> Instruction:
     kind = fields.pop("kind")
     if kind == "Cut":
         return Cut(**{**fields, "role": Role(fields["role"])})
-    return {"SetGroups": SetGroups, "SetDimension": SetDimension}[kind](**fields)
+    kinds: dict[str, type[SetGroups] | type[SetDimension]] = {"SetGroups": SetGroups, "SetDimension": SetDimension}
+    return kinds[kind](**fields)

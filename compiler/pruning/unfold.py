@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -59,10 +60,10 @@ def unfold(array: Tensor, window: Window, positions: NDArray[np.int64]) -> Tenso
     padded = np.pad(array, [(0, 0), (0, 0), *window.pads])
     reach = tuple((k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations, strict=True))
     # numpy's stub knows a single axis only; the function takes as many as there are window sizes.
-    views: Tensor = sliding_window_view(padded, reach, axis=axes)  # type: ignore[call-overload]
+    views: Any = sliding_window_view(padded, reach, axis=axes)  # type: ignore[call-overload]
     steps = [slice(None, None, s) for s in window.strides] + [slice(None, None, d) for d in window.dilations]
     views = views[(slice(None), slice(None), *steps)]
     grid = np.unravel_index(positions, views.shape[2 : 2 + rank])
-    picked = views[(slice(None), slice(None), *grid)]  # [batch, channels, positions, *kernel]
+    picked: Tensor = views[(slice(None), slice(None), *grid)]  # [batch, channels, positions, *kernel]
     rows = np.moveaxis(picked, 2, 1)
     return rows.reshape(array.shape[0] * len(positions), array.shape[1] * prod(window.kernel))
