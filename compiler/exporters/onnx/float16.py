@@ -32,7 +32,7 @@ def to_float16(model: ir.Model) -> tuple[str, ...]:
     """
     graph = model.graph
     kept = {node: reason for node in graph if (reason := _keep_reason(node)) is not None}
-    converter = _Converter(graph, {node for node in kept})
+    converter = _Converter(graph, set(kept))
     for node in list(graph):
         converter.convert(node)
     converter.restore_outputs()
