@@ -6,6 +6,7 @@ import importlib
 import logging
 
 import click
+
 from profiles.command import run_command
 
 COMMANDS = {
