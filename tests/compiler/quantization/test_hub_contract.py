@@ -16,6 +16,7 @@ from compiler.hub_session import open_hub
 from compiler.quantization.engine import Quantized, quantize
 from compiler.quantization.plan import QuantizeOptions
 from compiler.quantization.spec import Role
+from compiler.quantization.structure import analyse
 from compiler.quantization.unsigned import to_uint8
 from runtimes.session import Array, TensorSpec
 from tests.compiler.hub_models import hub, kernels
@@ -242,3 +243,34 @@ def test_uint8_changes_the_codes_and_not_the_numbers(tmp_path: Path) -> None:
     with open_hub(coded) as one, open_hub(unsigned) as other:
         np.testing.assert_array_equal(one.run({"x": x})["y"], other.run({"x": x})["y"])
     assert not {"Add", "MatMul"} & set(kernels(unsigned, tmp_path, int8=False))
+
+
+def test_an_output_that_is_also_read_keeps_its_name_and_its_pair() -> None:
+    model = hub("""
+g (float[1, 4] x) => (float[1, 4] a, float[1, 4] y)
+{
+  a = Add(x, x)
+  y = Relu(a)
+}
+""")
+    result = quantized(model)
+    proto = reread(result.model)
+    assert [v.name for v in proto.graph.output] == ["a", "y"]
+    assert result.spec.activations["a"] != result.spec.activations["y"]  # an output is no inside of a fusion
+    relu = next(n for n in proto.graph.node if n.op_type == "Relu")
+    assert relu.input[0] == "a"
+
+
+def test_values_read_inside_a_subgraph_are_left_whole() -> None:
+    model = hub("""
+g (float[1, 4] x, bool flag) => (float[1, 4] y)
+{
+  a = Flatten(x)
+  y = If (flag) <
+    then_branch = t () => (float[1, 4] p) { p = Exp(a) },
+    else_branch = e () => (float[1, 4] q) { q = Neg(a) }
+  >
+}
+""")
+    decisions = analyse(model).decisions
+    assert {d.op_type: str(d.precision) for d in decisions.values()} == {"Flatten": "float32", "If": "float32"}
