@@ -22,11 +22,12 @@ def _network(name: str) -> Any:
     """Random weights from a fixed seed; batch-norm parameters are drawn too, because timm zeroes some of them."""
     import torch
 
-    # torchvision's wheel expects an operator that its CPU build lacks; timm imports it.
-    if not hasattr(torch.ops.torchvision, "nms"):
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _LIBRARIES.append(library)
+    # timm imports torchvision, whose wheel names two operators that it defines only beside CUDA.
+    for operator in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, operator):
+            library = torch.library.Library("torchvision", "FRAGMENT")
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _LIBRARIES.append(library)
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     network = timm.create_model(name, pretrained=False, num_classes=10).eval()
