@@ -69,7 +69,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path,
         for precision in ("FLOAT32", "FLOAT16"):
             path = tmp_path_factory.mktemp("converted") / f"{name}-{precision}.mlpackage"
             ct.convert(
-                traced, inputs=[ct.TensorType("x", shape)], outputs=[ct.TensorType("y", dtype=np.float32)],
+                traced, inputs=[ct.TensorType("x", shape, dtype=np.float32)], outputs=[ct.TensorType("y", dtype=np.float32)],
                 convert_to="mlprogram", skip_model_load=True, compute_precision=ct.precision[precision],
                 minimum_deployment_target=ct.target.iOS16,
             ).save(str(path))  # fmt: skip

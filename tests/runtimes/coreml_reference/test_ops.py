@@ -184,6 +184,15 @@ def test_lstm(bidirectional: bool) -> None:
     close(last_c, torch.cat(list(want_c), 1))
 
 
+@pytest.mark.parametrize(
+    ("exclusive", "reverse", "expected"),
+    [(False, False, [1, 3, 6]), (True, False, [0, 1, 3]), (False, True, [6, 5, 3]), (True, True, [5, 3, 0])],
+)
+def test_cumsum_modes(exclusive: bool, reverse: bool, expected: list[int]) -> None:
+    x = np.int32([1, 2, 3])
+    assert evaluate("cumsum", x=x, exclusive=exclusive, reverse=reverse).tolist() == expected
+
+
 def test_quantize_rounds_ties_to_even_and_saturates() -> None:
     x = np.array([0.5, 1.5, -0.5, 1000, -1000, 2.4], np.float32)
     q = evaluate("quantize", input=x, scale=np.float32(1), zero_point=np.int8(3), output_dtype="int8")
