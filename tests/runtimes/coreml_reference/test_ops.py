@@ -242,3 +242,25 @@ def test_documented_constexpr_examples() -> None:
 def test_absurd_sizes_are_refused_before_allocation(kind: str, kwargs: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="exceed"):
         evaluate(kind, **kwargs)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_gru(direction: str) -> None:
+    """PyTorch has a bias of its own inside the reset product; at zero the two definitions coincide."""
+    net = torch.nn.GRU(3, 5)
+    x, h = values(6, 2, 3), values(2, 5, seed=1)
+
+    def gates(tensor: Any) -> Array:  # torch: r z n; MIL: r o z
+        r, z, n = tensor.detach().chunk(3)
+        return torch.cat([r, n, z]).numpy()
+
+    with torch.no_grad():
+        net.bias_hh_l0.zero_()
+        seen = torch.from_numpy(x if direction == "forward" else x[::-1].copy())
+        want, want_h = net(seen, torch.from_numpy(h[None]))
+    sequence, last = evaluate(
+        "gru", x=x, initial_h=h, weight_ih=gates(net.weight_ih_l0), weight_hh=gates(net.weight_hh_l0),
+        bias=gates(net.bias_ih_l0), direction=direction, output_sequence=True,
+    )  # fmt: skip
+    close(sequence, want if direction == "forward" else torch.flip(want, (0,)))
+    close(last, want_h[0])
