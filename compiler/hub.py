@@ -14,7 +14,8 @@ A *quantized hub* is the same in QDQ form (compiler/quantization/perform.py writ
   - weight: int8 initializer, zero point 0, -> DequantizeLinear with scale[channels] and ``axis``;
   - bias: int32 initializer -> DequantizeLinear with scale = scale_in * scale_weight, axis 0;
   - a Conv/Gemm/MatMul/Add followed by Relu or Clip(0, 6) has no pair between the two (they fuse in every runtime);
-  - a node left in float has no pair on its outputs.
+  - a node left in float has no pair on its outputs, unless an int8 node reads them;
+  - every node's metadata says under "edgewright.precision" whether it is "int8" or "float32".
 """
 
 from __future__ import annotations

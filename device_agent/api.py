@@ -62,7 +62,7 @@ def infer_file(config: AgentConfig, model: str | None, inputs: Path, output: Pat
         outputs = engine.infer(name, feeds)
         release = engine.manifest(name).release
     with atomic_write(output) as file:
-        np.savez(file, **outputs)
+        np.savez(file, allow_pickle=False, **outputs)
     shapes = {key: list(array.shape) for key, array in outputs.items()}
     return {"schema": "edgewright.agent-infer/1", "model": name, "release": release, "outputs": shapes}
 

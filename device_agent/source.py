@@ -136,7 +136,8 @@ class HttpSource:
 
         window_start, window_bytes = self._clock(), 0
         try:
-            for chunk in response.stream(CHUNK_BYTES):
+            # read1 hands over what has arrived; stream() would throw a broken connection's last piece away.
+            while chunk := response.read1(CHUNK_BYTES):
                 yield chunk
                 window_bytes += len(chunk)
                 elapsed = self._clock() - window_start

@@ -10,6 +10,7 @@ import importlib
 import re
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def _from_file(path: Path) -> dict[str, Array]:
             return {path.stem: loaded}
         with loaded:
             return {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path} cannot be read as numpy data: {error}",
             remedy="Save it again with numpy.savez, without object arrays.",

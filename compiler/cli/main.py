@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import logging
 
 import click
+
 from profiles.command import run_command
 
 COMMANDS = {
@@ -27,11 +29,31 @@ class LazyGroup(click.Group):
             return None
         module, attribute, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(module), attribute)
+        if not any(parameter.name == "verbose" for parameter in command.params):
+            command.params.append(_verbose_option())
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, short) for name, (_, _, short) in COMMANDS.items()])
+
+
+def _verbose_option() -> click.Option:
+    """Every command takes it; profiles.command looks for it when something unexpected happens."""
+    return click.Option(
+        ["-v", "--verbose"],
+        is_flag=True,
+        expose_value=False,
+        callback=_log,
+        help="Log each stage, and show the trace of an error.",
+    )
+
+
+def _log(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        logging.basicConfig(format="%(name)s: %(message)s")  # to stderr; other packages only warn
+        for ours in ("compiler", "runtimes", "profiles"):
+            logging.getLogger(ours).setLevel(logging.INFO)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,14 +69,3 @@ def _check(build: Path, ref: FileRef) -> None:
             f"{path} has SHA-256 {sha256_tree(path)}, the build measured {ref.sha256}.",
             remedy="Find out who changed it, then build again.",
         )
-
-
-def source_digest(build: Path) -> dict[str, str]:
-    """What report.json says about the source (kind, location, sha256); empty if it says nothing."""
-    try:
-        source = json.loads((build / "report.json").read_bytes()).get("source", {})
-    except (OSError, ValueError, AttributeError):
-        return {}
-    if not isinstance(source, dict):
-        return {}
-    return {key: str(source[key]) for key in ("kind", "location", "sha256") if source.get(key)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -45,15 +46,37 @@ def tool_versions() -> dict[str, str]:
     return found
 
 
-def provenance(manifest: Manifest, source: Mapping[str, str], tools: Mapping[str, str]) -> bytes:
-    """In-toto statement: these artifacts came from this source, by these tools.
+@dataclass(frozen=True, slots=True)
+class BuildFacts:
+    """What went into a build: ``source`` has "sha256", "location", "kind"; ``tools`` versions; ``data`` digests by role."""
 
-    Args:
-        source: "sha256", "location" and "kind" of the source, as far as known.
-    """
-    materials: list[dict[str, Any]] = [{"name": name, "uri": _purl(name, tools[name])} for name in sorted(tools)]
-    if source.get("sha256"):
-        materials.insert(0, {"name": source.get("location", "source"), "digest": {"sha256": source["sha256"]}})
+    source: Mapping[str, str]
+    tools: Mapping[str, str]
+    data: Mapping[str, str]
+
+
+def facts_of(draft: Manifest) -> BuildFacts:
+    """The facts that the build wrote into ``quality.provenance``; tools that it does not name are those installed here."""
+    told = draft.quality.get("provenance")
+    facts = told if isinstance(told, dict) else {}
+    return BuildFacts(
+        _texts(facts.get("source")), _texts(facts.get("tools")) or tool_versions(), _texts(facts.get("data"))
+    )
+
+
+def _texts(value: object) -> dict[str, str]:
+    """The text entries of a mapping; a draft is a file, and anything may stand there."""
+    return {str(k): v for k, v in value.items() if isinstance(v, str) and v} if isinstance(value, dict) else {}
+
+
+def provenance(manifest: Manifest, facts: BuildFacts) -> bytes:
+    """In-toto statement: these artifacts came from this source and data, by these tools."""
+    materials: list[dict[str, Any]] = []
+    if "sha256" in facts.source:
+        name = facts.source.get("location", "source")
+        materials.append({"name": name, "digest": {"sha256": facts.source["sha256"]}})
+    materials += [{"name": name, "digest": {"sha256": facts.data[name]}} for name in sorted(facts.data)]
+    materials += [{"name": name, "uri": _purl(name, facts.tools[name])} for name in sorted(facts.tools)]
     statement = {
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [{"name": a.path, "digest": {"sha256": a.sha256}} for a in manifest.artifacts],

@@ -18,7 +18,7 @@ from tuf.api.metadata import TargetFile, Targets
 from compiler.errors import PublishError
 from compiler.publish import provenance as documents
 from compiler.publish.delta import encode_delta
-from compiler.publish.draft import files_of, final_path, read_draft, source_digest
+from compiler.publish.draft import files_of, final_path, read_draft
 from compiler.publish.repository import Lifetimes, Repository, commit, create, load, locked, now_seconds, put_target
 from runtimes.artifact.archive import pack_folder
 from runtimes.artifact.files import sha256_file
@@ -271,10 +271,10 @@ def _final(draft: Manifest, build: Path, release: str, sequence: int, now: int, 
         "artifacts": artifacts,
     }
     manifest = draft.model_copy(update=changes)
-    tools = documents.tool_versions()
+    facts = documents.facts_of(draft)
     made = {
-        "provenance": documents.provenance(manifest, source_digest(build), tools),
-        "sbom": documents.bill_of_materials(manifest, tools),
+        "provenance": documents.provenance(manifest, facts),
+        "sbom": documents.bill_of_materials(manifest, facts.tools),
     }
     refs = {name: _document(name, data, staging) for name, data in made.items() if name not in draft.documents}
     return manifest.model_copy(update={"documents": {**draft.documents, **refs}})

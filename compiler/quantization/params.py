@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compiler.quantization.spec import QParams
+from profiles.registry import Registry
 from runtimes.session import Array
 
 INT8_LEVELS: Final = 255  # steps between -128 and 127
@@ -20,6 +22,12 @@ SMALLEST_WEIGHT_SCALE: Final = 1e-16
 # A channel whose weights are this much smaller than the tensor's largest contributes nothing to an 8-bit output; its scale
 # is held up, so that the multipliers of integer kernels stay within their 31-bit shifts.
 SMALLEST_SHARE: Final = 2.0**-24
+
+# From rows [channels, rest] and their max-abs scales [channels] to the scales to use, [channels]; all float64.
+WeightMethod = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
+WEIGHT_METHODS: Registry[WeightMethod] = Registry(
+    "weight method", how_to_add="Add a function that follows WeightMethod to compiler/quantization/params.py."
+)
 
 
 def activation_params(low: float, high: float) -> QParams:
@@ -42,10 +50,12 @@ def weight_params(weight: Array, axis: int | None, method: str = "max-abs") -> Q
     Args:
         weight: any shape, float32.
         axis: the output-channel axis, or None.
-        method: "max-abs" (scale = max|w| / 127) or "mse" (the share of it with the least squared rounding error).
+        method: a name in WEIGHT_METHODS: "max-abs" (scale = max|w| / 127), "mse" (the share of it with the least squared
+            rounding error), "neural-compressor".
 
     Raises:
-        ValueError: unknown method.
+        RegistryMiss: unknown method.
+        ExtraMissing: the method's package is not installed.
     """
     rows = _rows(weight, axis)
     peak = np.abs(rows).max(axis=1, initial=0.0)
@@ -53,10 +63,8 @@ def weight_params(weight: Array, axis: int | None, method: str = "max-abs") -> Q
     # An all-zero channel has no scale of its own; the tensor's keeps its bias as fine as its neighbours'.
     scale = np.maximum(np.where(peak > 0, peak, largest), largest * SMALLEST_SHARE) / NARROW_MAX
     scale = np.maximum(scale, SMALLEST_WEIGHT_SCALE)
-    if method == "mse":
-        scale = _least_squares(rows, scale)
-    elif method != "max-abs":
-        raise ValueError(f"weight method {method!r} is neither max-abs nor mse")
+    chosen = WEIGHT_METHODS.get(method)(rows, scale)
+    scale = np.where(peak > largest * SMALLEST_SHARE, chosen, scale)
     return QParams("int8", scale.astype(np.float32), axis=axis, narrow=True)
 
 
@@ -64,6 +72,10 @@ def _rows(weight: Array, axis: int | None) -> NDArray[np.float64]:
     """[channels, rest] float64."""
     wide = weight.astype(np.float64)
     return wide.reshape(1, -1) if axis is None else np.moveaxis(wide, axis, 0).reshape(wide.shape[axis], -1)
+
+
+def _max_abs(rows: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
+    return scale
 
 
 def _least_squares(rows: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -110,3 +122,8 @@ def bias_params(scale_in: float, weight: QParams) -> QParams:
     """int32 parameters with scale = scale_in * scale_weight, multiplied in float32 as every kernel does."""
     scale = np.float32(scale_in) * weight.scale
     return QParams("int32", scale, axis=None if weight.axis is None else 0)
+
+
+WEIGHT_METHODS.add("max-abs", _max_abs)
+WEIGHT_METHODS.add("mse", _least_squares)
+WEIGHT_METHODS.add_lazy("neural-compressor", "compiler.quantization.neural_compressor", "choose_scales")

@@ -26,7 +26,9 @@ class Structure:
     activations: list[str] = field(default_factory=list)
 
     def is_int8(self, node: ir.Node) -> bool:
-        return self.decisions[name_of(node)].precision is NodePrecision.INT8
+        """Nodes inside a subgraph (If, Loop) have no decision: they stay in float."""
+        decision = self.decisions.get(node.name or "")
+        return decision is not None and decision.precision is NodePrecision.INT8
 
 
 def analyse(model: ir.Model, keep_float: Collection[str] = ()) -> Structure:

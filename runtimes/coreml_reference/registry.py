@@ -11,6 +11,8 @@ from profiles.registry import Registry
 from runtimes.coreml_reference.program import Operation, Value
 from runtimes.session import Array
 
+Name = str  # inside Call, ``str`` is the accessor
+
 
 class Call:
     """The arguments of one operation, by MIL's parameter names.
@@ -71,7 +73,7 @@ class Call:
             raise ValueError(f"argument {name!r} is no string")
         return value
 
-    def _one(self, name: str) -> Value:
+    def _one(self, name: Name) -> Value:
         values = self._args.get(name, ())
         if len(values) != 1:
             raise ValueError(f"argument {name!r} has {len(values)} values, expected 1")

@@ -68,12 +68,20 @@ def open_package(path: Path) -> CoreMLReferenceSession:
     """Read, check and prepare the package at ``path``. Raises ModelLoadError, RuntimeMissing."""
     spec, folder = read_package(path)
     program = parse_program(spec, folder)
-    inputs = _ports(spec, spec.description.input, INPUTS_KEY)
-    outputs = _ports(spec, spec.description.output, OUTPUTS_KEY)
+    inputs, outputs = _both_ports(spec)
     _check_description(program, inputs, outputs)
     if len(spec.description.state):
         raise ModelLoadError("The model keeps state between calls.", remedy="Export it with explicit state tensors.")
     return CoreMLReferenceSession(Evaluator(program), inputs, outputs)
+
+
+def read_ports(path: Path) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Inputs and outputs of the package at ``path``, without reading its weights. Raises as ``open_package``."""
+    return _both_ports(read_package(path)[0])
+
+
+def _both_ports(spec: Any) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    return _ports(spec, spec.description.input, INPUTS_KEY), _ports(spec, spec.description.output, OUTPUTS_KEY)
 
 
 def _ports(spec: Any, features: Any, key: str) -> tuple[Port, ...]:

@@ -121,4 +121,4 @@ def unpack_bits(packed: Array, bits: int, count: int) -> Array:
     """``count`` unsigned integers of ``bits`` each, least significant bit first. uint8 [n] to uint8 [count]."""
     flat = np.unpackbits(packed, bitorder="little", count=count * bits).reshape(count, bits)
     weights = (1 << np.arange(bits, dtype=np.uint16)).astype(np.uint16)
-    return (flat * weights).sum(axis=1, dtype=np.uint16).astype(np.uint8)
+    return np.asarray((flat * weights).sum(axis=1, dtype=np.uint16).astype(np.uint8))

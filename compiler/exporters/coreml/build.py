@@ -231,7 +231,7 @@ class _Build:
         notes = list(self.ctx.notes)
         if self.kept_float32:
             notes.append(
-                f"kept in float32, a constant lies beyond float16's range ({FLOAT16_MAX:g}): "
+                f"kept in float32, a constant lies outside what float16 holds ({FLOAT16_MAX:g} at most): "
                 + ", ".join(self.kept_float32)
             )
         if any(node.op_type == "QuantizeLinear" for node in self.graph):

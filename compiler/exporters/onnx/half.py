@@ -16,7 +16,16 @@ from compiler.passes.serialize import from_bytes, to_bytes
 FLOAT16_MAX = 65504.0
 # Their output type is an attribute, or they exist to change types.
 TYPED = frozenset(
-    {"Cast", "CastLike", "ConstantOfShape", "EyeLike", "RandomNormal", "RandomUniform", "QuantizeLinear", "DequantizeLinear"}
+    {
+        "Cast",
+        "CastLike",
+        "ConstantOfShape",
+        "EyeLike",
+        "RandomNormal",
+        "RandomUniform",
+        "QuantizeLinear",
+        "DequantizeLinear",
+    }
 )
 RANGE = {
     "ReduceSumSquare": "the sum of squares leaves float16's range",

@@ -14,7 +14,7 @@ from runtimes.session import Array
 def sigmoid(x: Array) -> Array:
     """1 / (1 + exp(-x)), by exp of the negative magnitude so that nothing overflows."""
     e = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1, e) / (1 + e)
+    return np.asarray(np.where(x >= 0, 1, e) / (1 + e))
 
 
 def softplus(x: Array) -> Array:
@@ -82,7 +82,9 @@ def linear_activation(call: Call) -> Array:
 def clamped_relu(call: Call) -> Array:
     """min(beta, x) if x >= 0, min(beta, alpha * x) otherwise."""
     x = call.wide("x")
-    return np.minimum(np.float32(call.float("beta", 1)), np.where(x >= 0, x, np.float32(call.float("alpha", 1)) * x))
+    return np.asarray(
+        np.minimum(np.float32(call.float("beta", 1)), np.where(x >= 0, x, np.float32(call.float("alpha", 1)) * x))
+    )
 
 
 @evaluates("thresholded_relu")
@@ -106,7 +108,7 @@ def softplus_parametric(call: Call) -> Array:
 @evaluates("softsign")
 def softsign(call: Call) -> Array:
     x = call.wide("x")
-    return x / (1 + np.abs(x))
+    return np.asarray(x / (1 + np.abs(x)))
 
 
 @evaluates("gelu")
@@ -114,10 +116,10 @@ def gelu(call: Call) -> Array:
     x = call.wide("x")
     mode = call.str("mode", "EXACT")
     if mode == "EXACT":
-        return np.float32(0.5) * x * (1 + erf(x / np.float32(math.sqrt(2))))
+        return np.asarray(np.float32(0.5) * x * (1 + erf(x / np.float32(math.sqrt(2)))))
     if mode == "TANH_APPROXIMATION":
         inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x**3)
-        return np.float32(0.5) * x * (1 + np.tanh(inner))
+        return np.asarray(np.float32(0.5) * x * (1 + np.tanh(inner)))
     if mode == "SIGMOID_APPROXIMATION":
         return x * sigmoid(np.float32(1.702) * x)
     raise ValueError(f"mode {mode!r} is not known")

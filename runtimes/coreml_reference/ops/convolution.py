@@ -82,7 +82,7 @@ def _dense(x: Array, weight: Array, strides: Sequence[int], dilations: Sequence[
     rows = weight.reshape(weight.shape[0], -1)
     if math.prod(weight.shape[2:]) == 1:
         seen = np.ascontiguousarray(tap(x, [0] * len(counts), strides, counts))
-        return np.matmul(rows, seen.reshape(*seen.shape[:2], -1)).reshape(x.shape[0], -1, *counts)
+        return np.asarray(np.matmul(rows, seen.reshape(*seen.shape[:2], -1)).reshape(x.shape[0], -1, *counts))
     windows = _windows(x, weight.shape[2:], strides, dilations)
     out = np.empty((x.shape[0], weight.shape[0], *counts), dtype=np.float32)
     # Cut along the longest output dimension, so that a slab of columns has about _SLAB_ELEMENTS.
@@ -102,9 +102,11 @@ def _windows(x: Array, kernel: Sequence[int], strides: Sequence[int], dilations:
     """A view [N, C, *out, *K] of every window."""
     rank = len(kernel)
     spatial = tuple(range(2, 2 + rank))
-    view = sliding_window_view(x, dilated(kernel, dilations), axis=spatial)
+    view: Array = sliding_window_view(x, dilated(kernel, dilations), axis=spatial)  # type: ignore[call-overload]
     every = (slice(None), slice(None))
-    return view[every + tuple(slice(None, None, s) for s in strides) + tuple(slice(None, None, d) for d in dilations)]
+    return np.asarray(
+        view[every + tuple(slice(None, None, s) for s in strides) + tuple(slice(None, None, d) for d in dilations)]
+    )
 
 
 def _kernel_first(slab: Array, rank: int) -> Array:

@@ -43,7 +43,7 @@ _TABLE: list[Array] = []
 def _erf_table() -> Array:
     if not _TABLE:
         nodes = np.arange(-6 * _ERF_NODES, 6 * _ERF_NODES + 1) / _ERF_NODES
-        _TABLE.append(_erf_each(nodes).astype(np.float64))
+        _TABLE.append(np.asarray(_erf_each(nodes), dtype=np.float64))
     return _TABLE[0]
 
 
@@ -120,7 +120,7 @@ def logical_not(call: Call) -> Array:
 
 @evaluates("clip")
 def clip(call: Call) -> Array:
-    return np.minimum(np.maximum(call.wide("x"), call.wide("alpha")), call.wide("beta"))
+    return np.asarray(np.minimum(np.maximum(call.wide("x"), call.wide("alpha")), call.wide("beta")))
 
 
 @evaluates("threshold")
@@ -157,7 +157,7 @@ def cast_to(x: Array, dtype: str) -> Array:
     if target.kind in "iu" and x.dtype.kind == "f":
         info = np.iinfo(target)
         wide = np.nan_to_num(np.trunc(widen(x).astype(np.float64)), nan=0.0, posinf=info.max, neginf=info.min)
-        return np.clip(wide, info.min, info.max).astype(target)
+        return np.asarray(np.clip(wide, info.min, info.max).astype(target))
     return x.astype(target)
 
 

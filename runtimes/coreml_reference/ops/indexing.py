@@ -38,7 +38,7 @@ def gather_along_axis(call: Call) -> Array:
 def gather_nd(call: Call) -> Array:
     x, indices, batch = call["x"], call["indices"].astype(np.int64), call.int("batch_dims", 0)
     if batch == 0:
-        return x[tuple(np.moveaxis(indices, -1, 0))]
+        return np.asarray(x[tuple(np.moveaxis(indices, -1, 0))])
     flat_x = x.reshape(-1, *x.shape[batch:])
     flat_i = indices.reshape(-1, *indices.shape[batch:])
     rows = [a[tuple(np.moveaxis(i, -1, 0))] for a, i in zip(flat_x, flat_i, strict=True)]
@@ -113,7 +113,7 @@ def _order(x: Array, axis: int, *, ascending: bool) -> Array:
     if ascending:
         return np.argsort(x, axis=axis, kind="stable")
     flipped = np.argsort(np.flip(x, axis), axis=axis, kind="stable")
-    return x.shape[axis] - 1 - np.flip(flipped, axis)
+    return np.asarray(x.shape[axis] - 1 - np.flip(flipped, axis))
 
 
 @evaluates("non_zero")

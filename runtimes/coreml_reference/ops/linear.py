@@ -16,7 +16,7 @@ def linear(call: Call) -> Array:
     """x [*, D_in] times weight [D_out, D_in] transposed, plus bias [D_out]."""
     out = np.matmul(call.wide("x"), call.wide("weight").T)
     bias = call.get("bias")
-    return out if bias is None else out + bias
+    return np.asarray(out if bias is None else out + bias)
 
 
 @evaluates("matmul")

@@ -41,7 +41,7 @@ def l2_norm(call: Call) -> Array:
     """x / sqrt(sum of x^2 over the last three axes + epsilon)"""
     x = call.wide("x")
     total = np.sum(np.square(x), axis=(-3, -2, -1), keepdims=True)
-    return x / np.sqrt(total + np.float32(call.float("epsilon", 1e-6)))
+    return np.asarray(x / np.sqrt(total + np.float32(call.float("epsilon", 1e-6))))
 
 
 @evaluates("local_response_norm")

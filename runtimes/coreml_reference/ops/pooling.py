@@ -85,4 +85,4 @@ def _counted(window: _Window, axis: int, extent: int, *, exclude: bool) -> Array
     low, high = (before, before + extent) if exclude else (0, before + extent + after)
     start = np.arange(window.counts[axis]) * window.strides[axis]
     counted = np.minimum(start + window.kernel[axis], high) - np.maximum(start, low)
-    return np.maximum(counted, 1).astype(np.float32)
+    return np.asarray(np.maximum(counted, 1).astype(np.float32))

@@ -70,15 +70,15 @@ def _lstm_pass(call: Call, x: Array, h: Array, c: Array, suffix: str, *, backwar
 def gru(call: Call) -> tuple[Array, ...]:
     """h = (1 - z) * o + z * h with o = act(W x + b + r * (V h [+ input bias])); gates in the weights: r, o, z.
 
-    iOS18 adds ``input_bias`` on W x; ``bias`` then belongs to the recurrent product inside r * (...).
+    iOS18's ``reset_after`` and ``input_bias`` have no documented formula and are refused.
     """
+    if call.bool("reset_after") or call.has("input_bias"):
+        raise ValueError("reset_after and input_bias are not supported")
     x, h = call.wide("x"), call.wide("initial_h")
     recurrent, final = _activation(call, "recurrent_activation", "sigmoid"), _activation(call, "activation", "tanh")
     size = h.shape[-1]
     zero = np.zeros(3 * size, np.float32)
-    bias, inner = call.get("bias"), zero
-    if call.has("input_bias"):
-        bias, inner = call.get("input_bias"), zero if bias is None else bias
+    bias = call.get("bias")
     projected = x @ call.wide("weight_ih").T + (zero if bias is None else bias)
     weight = call.wide("weight_hh").T
     direction = call.str("direction", "forward")
@@ -88,7 +88,7 @@ def gru(call: Call) -> tuple[Array, ...]:
     steps = range(x.shape[0])
     for t in reversed(steps) if direction == "reverse" else steps:
         xr, xo, xz = np.split(projected[t], 3, axis=-1)
-        hr, ho, hz = np.split(h @ weight + inner, 3, axis=-1)
+        hr, ho, hz = np.split(h @ weight, 3, axis=-1)
         z = recurrent(xz + hz)
         o = final(xo + recurrent(xr + hr) * ho)
         h = (1 - z) * o + z * h

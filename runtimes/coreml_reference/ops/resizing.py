@@ -49,7 +49,7 @@ def linear(x: Array, axis: int, wanted: int, mode: str) -> Array:
 def nearest(x: Array, axis: int, wanted: int) -> Array:
     """Output i takes input floor(i * size / wanted), as TensorFlow and PyTorch do without half pixel centres."""
     index = (np.arange(wanted, dtype=np.int64) * x.shape[axis]) // wanted
-    return np.take(x, index, axis=axis)
+    return np.asarray(np.take(x, index, axis=axis))
 
 
 def _target(x: Array, height: int, width: int) -> tuple[int, int]:
@@ -98,3 +98,12 @@ def resize_bilinear(call: Call) -> Array:
     x, mode = call.wide("x"), call.str("sampling_mode", "DEFAULT")
     height, width = _target(x, call.int("target_size_height", 1), call.int("target_size_width", 1))
     return linear(linear(x, -2, height, mode), -1, width, mode)
+
+
+@evaluates("crop")
+def crop(call: Call) -> Array:
+    """Remove (before, after) elements of the last two dimensions."""
+    x, (top, bottom), (left, right) = call["x"], call.ints("crop_height"), call.ints("crop_width")
+    if min(top, bottom, left, right) < 0 or top + bottom >= x.shape[-2] or left + right >= x.shape[-1]:
+        raise ValueError(f"cropping {[top, bottom]}, {[left, right]} leaves nothing of {list(x.shape)}")
+    return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]

@@ -63,11 +63,15 @@ def write_build(build: Path, *, seed: int = 0, noise: float = 0.0, model: str = 
             ),
         ),
         self_test=SelfTest(vectors=FileRef.model_validate(_ref(build, "vectors.npz")), max_abs_error=0.1),
+        quality={
+            "provenance": {
+                "source": {"kind": "onnx", "location": "toy.onnx", "sha256": "c" * 64},
+                "tools": {"onnx": "1.2.3", "numpy": "4.5"},
+                "data": {"calibration": "d" * 64, "evaluation": None},
+            }
+        },
     )
     (build / DRAFT_NAME).write_bytes(draft.to_bytes())
-    (build / "report.json").write_text(
-        '{"source": {"kind": "onnx", "location": "toy.onnx", "sha256": "' + "c" * 64 + '"}}'
-    )
     return build
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -14,8 +16,10 @@ from compiler.hub_session import open_hub
 from compiler.quantization.engine import Quantized, quantize
 from compiler.quantization.plan import QuantizeOptions
 from compiler.quantization.spec import Role
+from compiler.quantization.structure import analyse
+from compiler.quantization.unsigned import to_uint8
 from runtimes.session import Array, TensorSpec
-from tests.compiler.hub_models import hub
+from tests.compiler.hub_models import hub, kernels
 
 RNG = np.random.default_rng(7)
 WEIGHT = RNG.normal(size=(3, 2, 3, 3)).astype(np.float32)
@@ -213,3 +217,60 @@ def test_quantized_answers_stay_close_to_the_float_hub_in_onnxruntime() -> None:
         want, have = plain.run({"x": x})["y"], coded.run({"x": x})["y"]
     error = 10 * np.log10((want**2).sum() / ((want - have) ** 2).sum())
     assert error > 25.0
+
+
+@pytest.mark.parametrize("activation", ["r = Relu(c)", "r = Clip(c, zero, six)"])
+@pytest.mark.parametrize("high", [0.5, 50.0])
+def test_onnxruntime_fuses_the_activation_into_an_integer_kernel(tmp_path: Path, activation: str, high: float) -> None:
+    """Also where the range ends exactly at 6: rounding of the scale must not push it past the limit."""
+    coded = quantized(conv_net(activation), QuantizeOptions(observer="min-max"), low=-high, high=high).model
+    for found in (kernels(coded, tmp_path, int8=True), kernels(to_uint8(coded), tmp_path, int8=False)):
+        assert found["QLinearConv"] == found["QLinearMul"] == 1
+        assert not {"Conv", "Relu", "Clip"} & set(found), found
+
+
+def test_uint8_changes_the_codes_and_not_the_numbers(tmp_path: Path) -> None:
+    text = "g (float[1, 4] x) => (float[1, 4] y) { a = Add(x, c)\n y = MatMul(a, w) }"
+    weight = np.random.default_rng(1).normal(size=(4, 4)).astype(np.float32)
+    coded = quantized(hub(text, c=np.array([1, -2, 3, 0.5], np.float32), w=weight)).model
+    before = ir.to_proto(coded).SerializeToString()
+    unsigned = to_uint8(coded)
+    assert ir.to_proto(coded).SerializeToString() == before
+    types = {t.name: t.data_type for t in reread(unsigned).graph.initializer}
+    assert types["c/quantized"] == types["a/zero_point"] == onnx.TensorProto.UINT8
+    assert types["w/quantized"] == types["w/zero_point"] == onnx.TensorProto.INT8
+    x = np.random.default_rng(5).uniform(-2, 2, (1, 4)).astype(np.float32)
+    with open_hub(coded) as one, open_hub(unsigned) as other:
+        np.testing.assert_array_equal(one.run({"x": x})["y"], other.run({"x": x})["y"])
+    assert not {"Add", "MatMul"} & set(kernels(unsigned, tmp_path, int8=False))
+
+
+def test_an_output_that_is_also_read_keeps_its_name_and_its_pair() -> None:
+    model = hub("""
+g (float[1, 4] x) => (float[1, 4] a, float[1, 4] y)
+{
+  a = Add(x, x)
+  y = Relu(a)
+}
+""")
+    result = quantized(model)
+    proto = reread(result.model)
+    assert [v.name for v in proto.graph.output] == ["a", "y"]
+    assert result.spec.activations["a"] != result.spec.activations["y"]  # an output is no inside of a fusion
+    relu = next(n for n in proto.graph.node if n.op_type == "Relu")
+    assert relu.input[0] == "a"
+
+
+def test_values_read_inside_a_subgraph_are_left_whole() -> None:
+    model = hub("""
+g (float[1, 4] x, bool flag) => (float[1, 4] y)
+{
+  a = Flatten(x)
+  y = If (flag) <
+    then_branch = t () => (float[1, 4] p) { p = Exp(a) },
+    else_branch = e () => (float[1, 4] q) { q = Neg(a) }
+  >
+}
+""")
+    decisions = analyse(model).decisions
+    assert {d.op_type: str(d.precision) for d in decisions.values()} == {"Flatten": "float32", "If": "float32"}

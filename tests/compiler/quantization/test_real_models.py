@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from compiler.hub_session import open_hub
 from compiler.quantization.engine import quantize
 from compiler.quantization.unsigned import to_uint8
 from runtimes.session import Array, run_dataset
-from tests.compiler.hub_models import load_hub
+from tests.compiler.hub_models import kernels, load_hub
 
 pytestmark = pytest.mark.realdata
 
@@ -44,20 +43,6 @@ def answers(model: ir.Model, samples: Array) -> Array:
 def snr_db(reference: Array, found: Array) -> float:
     wide = reference.astype(np.float64)
     return float(10 * np.log10((wide**2).sum() / ((wide - found) ** 2).sum()))
-
-
-def kernels(model: ir.Model, folder: Path, *, int8: bool) -> collections.Counter[str]:
-    """Operator counts of onnxruntime's own optimised graph."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath = str(folder / "optimised.onnx")
-    if int8:
-        options.add_session_config_entry("session.qdqisint8allowed", "1")
-    ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return collections.Counter(node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node)
 
 
 def test_kws_int8_is_within_one_point_of_float(realdata: Path, record_property: Callable[[str, object], None]) -> None:

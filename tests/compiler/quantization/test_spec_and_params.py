@@ -22,6 +22,7 @@ from compiler.quantization.spec import (
     Scheme,
     read_spec,
 )
+from profiles.errors import RegistryMiss
 from runtimes.session import Array
 from tests.compiler.hub_models import hub
 
@@ -78,7 +79,7 @@ def test_mse_weights_gain_on_an_outlier() -> None:
         params = weight_params(weight, 0, method)
         errors.append(float(((params.dequantize(params.quantize(weight)) - weight)[2] ** 2).sum()))
     assert errors[1] < errors[0]
-    with pytest.raises(ValueError, match="neither"):
+    with pytest.raises(RegistryMiss, match="guess"):
         weight_params(weight, 0, "guess")
 
 

@@ -35,7 +35,7 @@ def _encode(folder: Path, base: bytes, new: bytes) -> DeltaReport:
     return report
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(base=st.binary(max_size=300), new=st.binary(max_size=300), splice=st.integers(0, 300))
 def test_anything_round_trips(base: bytes, new: bytes, splice: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

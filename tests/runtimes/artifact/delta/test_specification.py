@@ -120,15 +120,15 @@ def test_a_reader_written_from_the_page_agrees(dtype: str, tmp_path: Path) -> No
 
 
 def test_applying_takes_little_memory_whatever_the_size(tmp_path: Path) -> None:
-    """12 MiB of float32, all changed: the decoder's Python side stays below 4 MiB."""
-    base = np.random.default_rng(0).normal(size=3 << 20).astype(np.float32)
+    """6 MiB of float32, all changed: the decoder's Python side stays below 4 MiB."""
+    base = np.random.default_rng(0).normal(size=3 << 19).astype(np.float32)
     changed = base.copy()
     changed.view(np.uint32)[::1000] += 1
     (tmp_path / "a").write_bytes(base.tobytes())
     (tmp_path / "b").write_bytes(changed.tobytes())
-    (tmp_path / "p").write_bytes(pack(base.tobytes(), changed.tobytes(), [Segment(Kind.ORDERED32, 0, 12 << 20)]))
+    (tmp_path / "p").write_bytes(pack(base.tobytes(), changed.tobytes(), [Segment(Kind.ORDERED32, 0, 6 << 20)]))
     tracemalloc.start()
-    apply_delta(tmp_path / "a", tmp_path / "p", tmp_path / "out", max_result_bytes=12 << 20)
+    apply_delta(tmp_path / "a", tmp_path / "p", tmp_path / "out", max_result_bytes=6 << 20)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (tmp_path / "out").read_bytes() == changed.tobytes()

@@ -1,0 +1,46 @@
+"""The registry of quantizers: the built-in engine, and Neural Compressor where its extra is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from compiler.calibration.dataset import Dataset, make_dataset
+from compiler.errors import ExtraMissing
+from compiler.quantization.engine import QUANTIZERS, quantize
+from compiler.quantization.plan import QuantizeOptions
+from runtimes.session import TensorSpec
+from tests.compiler.hub_models import hub
+
+NET = "g (float[1, 6] x) => (float[1, 4] y) { y = Gemm(x, w) }"
+WEIGHT = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+INSTALLED = importlib.util.find_spec("neural_compressor") is not None
+
+
+def data() -> Dataset:
+    samples = np.random.default_rng(1).normal(size=(32, 6)).astype(np.float32)
+    return make_dataset({"x": samples}, (TensorSpec("x", "float32", (1, 6)),), where="test")
+
+
+def test_the_default_quantizer_is_the_engine() -> None:
+    assert QUANTIZERS.get("edgewright") is quantize
+    assert QUANTIZERS.names() == ["edgewright", "neural-compressor"]
+
+
+@pytest.mark.skipif(INSTALLED, reason="Neural Compressor is installed")
+def test_a_missing_extra_is_said_before_any_work() -> None:
+    with pytest.raises(ExtraMissing, match="neural-compressor") as caught:
+        QUANTIZERS.get("neural-compressor")(hub(NET, w=WEIGHT), data(), QuantizeOptions())
+    assert "edgewright[neural-compressor]" in caught.value.remedy
+
+
+@pytest.mark.skipif(not INSTALLED, reason="the extra neural-compressor is not installed")
+def test_neural_compressor_chooses_scales_no_larger_than_max_abs() -> None:
+    model = hub(NET, w=WEIGHT)
+    theirs = QUANTIZERS.get("neural-compressor")(model, data(), QuantizeOptions()).spec.constants[0].params
+    ours = quantize(model, data()).spec.constants[0].params
+    assert (theirs.axis, theirs.zero_point) == (ours.axis, 0)
+    errors = [float(((p.dequantize(p.quantize(WEIGHT)) - WEIGHT) ** 2).sum()) for p in (theirs, ours)]
+    assert errors[0] <= errors[1] * (1 + 1e-5)
