@@ -56,3 +56,8 @@ def parameters(model: ir.Model) -> int:
     """Counted on the model itself, for comparison with what a plan predicts."""
     arrays = [numpy_helper.to_array(tensor) for tensor in ir.to_proto(model).graph.initializer]
     return sum(array.size for array in arrays if array.dtype == np.float32)
+
+
+def input_shape(model: ir.Model) -> tuple[int, ...]:
+    """Shape of one sample of the first input."""
+    return tuple(int(size) for size in model.graph.inputs[0].shape or () if isinstance(size, int))[1:]

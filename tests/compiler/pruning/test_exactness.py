@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 
 from compiler.pruning import PruneOptions, perform, plan
 from runtimes.session import Array
-from tests.compiler.pruning.nets import Shapes, answers, feeds, net, parameters, weight_shape
+from tests.compiler.pruning.nets import Shapes, answers, feeds, input_shape, net, parameters, weight_shape
 
 DEAD = (1, 4)  # channels whose producers, shifts and norms are all zero
 
@@ -151,7 +150,7 @@ CASES = {
 def test_dead_channels_leave_without_a_trace(name: str) -> None:
     case = CASES[name]
     model = net(case.text, case.weights, constants=case.constants, dead=dict.fromkeys(case.dead, DEAD))
-    data = feeds(_input_shape(model))
+    data = feeds(input_shape(model))
     # The squeeze-excite case keeps its bottleneck, so that only the coupled group is cut.
     options = PruneOptions(share=case.share, granularity=1, keep=case.keep)
     made = plan(model, options, data)
@@ -165,7 +164,3 @@ def test_dead_channels_leave_without_a_trace(name: str) -> None:
     )
     assert made.after.parameters == parameters(cut)
     assert weight_shape(model, "w1")[0] == 8, "the caller's model was modified"
-
-
-def _input_shape(model: ir.Model) -> tuple[int, ...]:
-    return tuple(int(d) for d in model.graph.inputs[0].shape or ())[1:]  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from compiler.pruning import PruneOptions, perform, prune
 from tests.compiler.hub_models import load_hub
@@ -22,7 +23,7 @@ def test_kws_keeps_its_accuracy_once_repaired(realdata: Path) -> None:
     right = {name: float((answers(m, unseen, "output").argmax(1) == labels).mean()) for name, m in models.items()}
     assert done.plan.removed == 96
     assert parameters(done.model) < 0.7 * parameters(model)
-    # Measured: whole 0.90, cut 0.33, repaired 0.89.
+    # Measured on these 300: whole 0.910, cut 0.233, repaired 0.893.
     assert right["cut"] < 0.6
     assert right["repaired"] > right["whole"] - 0.03
 
@@ -33,10 +34,22 @@ def test_residual_and_depthwise_nets_are_cut_and_repaired(
 ) -> None:
     """No samples may be shipped for these, so smooth random fields stand in for images: structure, not accuracy."""
     model = load_hub(realdata / name / "model.onnx")
-    random = np.random.default_rng(0).uniform(size=(24, shape[0] // 8, shape[1] // 8, 3))
-    images = (random.repeat(8, 1).repeat(8, 2) * scale).astype(np.float32)
-    data = {model.graph.inputs[0].name or "": images}
+    data = {model.graph.inputs[0].name or "": _fields(0, 24, shape, scale)}
+    unseen = {model.graph.inputs[0].name or "": _fields(1, 8, shape, scale)}
     done = prune(model, data, PruneOptions(share=0.3))
     assert parameters(done.model) == done.plan.after.parameters < 0.8 * parameters(model)
-    assert done.evidence.repaired.relative_rms < done.evidence.cut.relative_rms
-    assert np.isfinite(answers(done.model, data, model.graph.outputs[0].name or "")).all()
+    # Before the Softmax: on such inputs it saturates and would hide any difference.
+    logits = model.graph[-1].inputs[0]
+    assert model.graph[-1].op_type == "Softmax"
+    assert logits is not None
+    whole, cut, repaired = (
+        answers(m, unseen, logits.name or "") for m in (model, perform(model, done.plan), done.model)
+    )
+    # vww has enough channels that such fields never wake: they leave at float32's rounding, with nothing to repair.
+    rounding = float(np.finfo(np.float32).eps * np.abs(whole).max())
+    assert np.abs(repaired - whole).mean() < max(0.5 * np.abs(cut - whole).mean(), rounding)
+
+
+def _fields(seed: int, count: int, shape: tuple[int, ...], scale: float) -> NDArray[np.float32]:
+    random = np.random.default_rng(seed).uniform(size=(count, shape[0] // 8, shape[1] // 8, 3))
+    return (random.repeat(8, 1).repeat(8, 2) * scale).astype(np.float32)

@@ -10,7 +10,8 @@ from compiler.pruning.flow import constant
 from compiler.pruning.least_squares import Normal, fit
 from compiler.pruning.performing import replace_array
 from compiler.pruning.unfold import unfold, window_of
-from tests.compiler.pruning.nets import answers, feeds, net, weight_shape
+from tests.compiler.pruning.nets import answers, feeds, input_shape, net, weight_shape
+from tests.compiler.pruning.test_exactness import CASES
 
 GEOMETRIES = {
     "plain": "",
@@ -74,3 +75,15 @@ def test_a_share_of_macs_is_reached() -> None:
     part = 1 - done.plan.after.macs / done.plan.before.macs
     assert part == pytest.approx(0.4, abs=0.05)  # the nearest whole channel, at most 96 + 256 of 8448 MACs wide
     assert done.report()["before"]["macs"] == done.plan.before.macs
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_coupling_can_be_repaired(name: str) -> None:
+    case = CASES[name]
+    model = net(case.text, case.weights, constants=case.constants)
+    shape = input_shape(model)
+    done = prune(model, feeds(shape, samples=400), PruneOptions(share=0.5, granularity=1, keep=case.keep))
+    assert done.plan.removed > 0
+    assert all(not repair.skipped and repair.error_after < repair.error_before for repair in done.evidence.repairs)
+    assert done.evidence.repaired.relative_rms < done.evidence.cut.relative_rms
+    assert np.isfinite(answers(done.model, feeds(shape))).all()
