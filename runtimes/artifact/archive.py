@@ -16,6 +16,7 @@ from runtimes.errors import ArtifactError, StorageError
 
 MAX_ENTRIES = 10_000
 MAX_DEPTH = 32
+MAX_NAME_BYTES = 255  # what every file system of ours takes
 # Local and central headers with the longest names that we accept; what the archive may exceed its contents by.
 _HEADER_BYTES = 2048
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that zip can express
@@ -130,6 +131,8 @@ def _objection(info: zipfile.ZipInfo) -> str | None:
     parts = name.split("/")
     if "\\" in name or ":" in name or any(part in ("", ".", "..") for part in parts) or len(parts) > MAX_DEPTH:
         return "leaves the folder or has no plain path"
+    if max(len(part.encode("utf-8", "replace")) for part in parts) > MAX_NAME_BYTES:
+        return f"has a name of more than {MAX_NAME_BYTES} bytes"
     if kind not in (0, stat.S_IFREG):
         return "is not a regular file"
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size or info.flag_bits & 1:

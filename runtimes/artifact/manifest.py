@@ -28,7 +28,8 @@ def _inside(path: str) -> str:
 
 RelativePath = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_inside)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 # A JSON number, kept as it was written: 50 stays 50 and 50.0 stays 50.0, so that reading and writing back changes no byte.

@@ -1,0 +1,203 @@
+"""``edgewright release``: make a signed repository, publish to it, steer rollouts, check it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from compiler.cli.keys import json_option, print_json, signing, signing_options
+from profiles.units import format_bytes
+
+if TYPE_CHECKING:
+    from compiler.publish.release import Published
+    from compiler.publish.show import ReleaseSummary
+
+REPO = click.argument("repo", type=click.Path(path_type=Path))
+
+
+@click.group()
+def release() -> None:
+    """Sign and publish releases as plain files that any web server or USB stick can serve."""
+
+
+@release.command()
+@REPO
+@signing_options
+@click.option("--channel", "channels", multiple=True, default=("stable",), show_default=True, help="May be repeated.")
+@click.option("--root-keys", type=int, default=1, show_default=True, help="How many root keys to make.")
+@click.option("--root-threshold", type=int, default=1, show_default=True, help="How many must sign a new root.")
+@json_option
+def init(
+    repo: Path,
+    keys: Path,
+    no_password: bool,
+    channels: tuple[str, ...],
+    root_keys: int,
+    root_threshold: int,
+    as_json: bool,
+) -> None:
+    """Make an empty repository REPO and its keys."""
+    from compiler.publish.release import init as make
+
+    with_keys = signing(keys, no_password=no_password, create=True)
+    repository = make(repo, with_keys, channels=channels, root_keys=root_keys, root_threshold=root_threshold)
+    root = repository.metadata / "1.root.json"
+    if no_password:
+        click.echo(f"The keys in {keys} are NOT encrypted: whoever reads them can sign releases.", err=True)
+    if as_json:
+        print_json(
+            "edgewright.release-init/1",
+            {"repository": str(repo), "root": str(root), "channels": list(channels), "encrypted": not no_password},
+        )
+        return
+    click.echo(f"Repository {repo} with channels {', '.join(channels)}.")
+    click.echo(f"Give devices {root}; move {keys}/root-*.pem to a safe place offline.")
+
+
+@release.command()
+@click.argument("build", type=click.Path(path_type=Path))
+@REPO
+@signing_options
+@click.option("--release", "name", required=True, help="The release's name, such as 1.4.0.")
+@click.option("--channel", default="stable", show_default=True)
+@click.option("--percent", type=click.FloatRange(0, 100), default=100.0, show_default=True, help="Share of devices.")
+@click.option("--min-agent", default=None, help="Oldest agent version that may take it.")
+@click.option("--deltas", type=click.IntRange(0), default=3, show_default=True, help="From how many releases before.")
+@json_option
+def publish(
+    build: Path,
+    repo: Path,
+    keys: Path,
+    no_password: bool,
+    name: str,
+    channel: str,
+    percent: float,
+    min_agent: str | None,
+    deltas: int,
+    as_json: bool,
+) -> None:
+    """Publish the build folder BUILD as a release in REPO."""
+    from compiler.publish.release import publish as perform
+    from runtimes.artifact.index import Rollout
+
+    # A field that was not given stays out of the index.
+    rollout = Rollout(percent=percent, min_agent=min_agent) if min_agent else Rollout(percent=percent)
+    with_keys = signing(keys, no_password=no_password)
+    result = perform(build, repo, with_keys, channel=channel, release=name, rollout=rollout, delta_from=deltas)
+    if as_json:
+        print_json("edgewright.published/1", asdict(result))
+    else:
+        _print_published(result)
+
+
+def _print_published(result: Published) -> None:
+    click.echo(f"{result.channel}/{result.model} {result.release} (sequence {result.sequence})")
+    for file in result.files:
+        click.echo(f"  {format_bytes(file.size_bytes):>10}  {file.path}")
+    for delta in result.deltas:
+        share = 100 * delta.size_bytes / delta.full_bytes
+        click.echo(
+            f"  {format_bytes(delta.size_bytes):>10}  delta from {delta.base_release}: {share:.0f} % of "
+            f"{format_bytes(delta.full_bytes)} ({delta.codec})"
+        )
+    click.echo(f"Devices accept it until {result.expires}; run refresh before that.")
+
+
+@release.command()
+@REPO
+@signing_options
+@click.option("--channel", default="stable", show_default=True)
+@click.option("--model", required=True)
+@click.option("--release", "name", required=True)
+@click.option("--percent", type=click.FloatRange(0, 100), default=None, help="Share of devices, by hash.")
+@click.option("--halt/--resume", default=None, help="Stop or continue handing it out.")
+@json_option
+def rollout(
+    repo: Path,
+    keys: Path,
+    no_password: bool,
+    channel: str,
+    model: str,
+    name: str,
+    percent: float | None,
+    halt: bool | None,
+    as_json: bool,
+) -> None:
+    """Change which share of devices gets a release, or halt it."""
+    from compiler.publish.release import set_rollout
+
+    if percent is None and halt is None:
+        raise click.UsageError("Give --percent, --halt or --resume.")
+    with_keys = signing(keys, no_password=no_password)
+    now = set_rollout(repo, with_keys, channel=channel, model=model, release=name, percent=percent, halted=halt)
+    if as_json:
+        document = {"channel": channel, "model": model, "release": name, "percent": now.percent, "halted": now.halted}
+        print_json("edgewright.rollout/1", document)
+    else:
+        click.echo(f"{channel}/{model} {name}: {now.percent:g} % of devices{', halted' if now.halted else ''}")
+
+
+@release.command()
+@REPO
+@click.option("--root", type=click.Path(path_type=Path), default=None, help="Root metadata to trust (from elsewhere).")
+@json_option
+def verify(repo: Path, root: Path | None, as_json: bool) -> None:
+    """Check all of REPO as a device would: signatures, versions, expiry, every file."""
+    from compiler.publish.client import verify as check
+
+    result = check(repo, root=root)
+    if as_json:
+        print_json("edgewright.verified/1", asdict(result))
+        return
+    click.echo(f"{result.targets} files, {format_bytes(result.target_bytes)}: all as signed, until {result.expires}.")
+    for model, releases in sorted(result.releases.items()):
+        click.echo(f"  {model}: {', '.join(releases)}")
+
+
+@release.command()
+@REPO
+@json_option
+def show(repo: Path, as_json: bool) -> None:
+    """List releases, rollouts, artifacts and deltas."""
+    from compiler.publish.show import show as summarise
+
+    summary = summarise(repo)
+    if as_json:
+        print_json("edgewright.repository/1", asdict(summary))
+        return
+    for role, end in sorted(summary.expires.items()):
+        click.echo(f"{role} signed until {end}")
+    for item in summary.releases:
+        _print_release(item)
+
+
+def _print_release(item: ReleaseSummary) -> None:
+    state = "halted" if item.halted else f"{item.percent:g} %"
+    click.echo(f"{item.channel}/{item.model} {item.release} (sequence {item.sequence}, {item.created}, {state})")
+    for artifact in item.artifacts:
+        size = format_bytes(artifact.size_bytes)
+        click.echo(f"  {size:>10}  {artifact.path} for {', '.join(artifact.profiles)}")
+    for delta in item.deltas:
+        click.echo(
+            f"  {format_bytes(delta.size_bytes):>10}  delta {delta.base_sha256[:8]} -> {delta.result_sha256[:8]}"
+        )
+
+
+@release.command()
+@REPO
+@signing_options
+@click.option("--all", "everything", is_flag=True, help="Sign targets and channels anew too.")
+@json_option
+def refresh(repo: Path, keys: Path, no_password: bool, everything: bool, as_json: bool) -> None:
+    """Sign snapshot and timestamp anew, so that devices keep accepting the repository."""
+    from compiler.publish.release import refresh as sign
+
+    expires = sign(repo, signing(keys, no_password=no_password), everything=everything)
+    end = expires.strftime("%Y-%m-%dT%H:%M:%SZ")
+    if as_json:
+        print_json("edgewright.refreshed/1", {"expires": end})
+    else:
+        click.echo(f"Devices accept {repo} until {end}.")
