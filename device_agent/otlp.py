@@ -113,8 +113,8 @@ class Sender:
 
     def pump(self) -> int:
         """Send until the spool is empty or the collector fails; returns the number of records delivered."""
-        sent = 0
-        while self.clock() >= self.ready_at and (batch := self.spool.batch(self.batch_records)):
+        sent, limit = 0, self.batch_records
+        while self.clock() >= self.ready_at and (batch := self.spool.batch(limit)):
             try:
                 self.transport.send([stored.record for stored in batch])
             except NetworkError as error:
@@ -123,7 +123,7 @@ class Sender:
             except Exception as error:
                 # Refused, or a record that cannot be encoded: alone it is given up, in company each is tried alone.
                 if len(batch) > 1:
-                    self.batch_records = 1
+                    limit = 1  # for the rest of this call only
                     continue
                 log.error("A telemetry record is given up: %s", error)
                 self.spool.remove([batch[0].id], dropped=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from compiler.publish.delta import encode_delta
 from device_agent.config import AgentConfig
 from device_agent.engine import Engine
 from device_agent.errors import NetworkError, TrustError
@@ -166,3 +168,20 @@ def test_a_missing_repository_is_a_network_error(repository: RepositorySimulator
     gone = make_config(config.data_dir.parent, str(repository.folder / "gone"))
     with pytest.raises(NetworkError):
         update_all(gone)
+
+
+def test_a_delta_makes_the_artifact(repository: RepositorySimulator, config: AgentConfig, tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+    weights = random.normal(size=20_000).astype(np.float32)
+    old, new = (toy_model(2.0, 1.0, ballast=weights + np.float32(d)) for d in (0.0, 1e-4))
+    repository.publish("r1", old)
+    update_all(config)
+    confirm(store_for(config.data_dir, MODEL))
+    paths = [tmp_path / name for name in ("old.onnx", "new.onnx", "patch.ewd")]
+    paths[0].write_bytes(old)
+    paths[1].write_bytes(new)
+    encode_delta(*paths)
+    repository.publish("r2", new, delta=("r1", paths[2].read_bytes()))
+    (result,) = update_all(config)
+    assert (result.outcome, result.via) == ("activated", "delta"), result
+    assert result.fetched_bytes < len(new)

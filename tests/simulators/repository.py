@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import onnx.parser
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
@@ -27,8 +28,8 @@ PROFILE = "raspberry-pi-4b"
 WIDTH = 4
 
 
-def toy_model(w: float, b: float) -> bytes:
-    """float32[N, 4] -> float32[N, 4]."""
+def toy_model(w: float, b: float, *, ballast: np.ndarray | None = None) -> bytes:
+    """float32[N, 4] -> float32[N, 4]. ``ballast`` is an initializer that nothing reads: weight for deltas."""
     model = onnx.parser.parse_model(f"""
         <ir_version: 10, opset_import: ["" : 18]>
         toy (float[N, {WIDTH}] x) => (float[N, {WIDTH}] y) <float w = {{{w!r}}}, float b = {{{b!r}}}> {{
@@ -36,6 +37,8 @@ def toy_model(w: float, b: float) -> bytes:
             y = Add(scaled, b)
         }}
     """)
+    if ballast is not None:
+        model.graph.initializer.append(onnx.numpy_helper.from_array(ballast, "ballast"))
     return model.SerializeToString()
 
 
