@@ -74,7 +74,7 @@ def _export_program(found: TorchSource) -> tuple[onnx.ModelProto, TorchSession]:
     metas = {node.name: node.meta["val"] for node in found.program.graph.nodes if node.op == "placeholder"}
     shapes = [tuple(d if isinstance(d, int) else None for d in metas[name].shape) for name in names]
     outputs = _call(module, found.examples)
-    proto = _export(found.program, (), names, output_names(outputs))
+    proto = _export(found.program, (), names, output_names(outputs, names))
     return proto, _session(module, names, found.examples, shapes, outputs)
 
 
@@ -88,7 +88,7 @@ def _export_module(found: TorchSource, options: ImportOptions) -> tuple[onnx.Mod
         (None, *tensor.shape[1:]) if free_batch else tuple(tensor.shape) for tensor in examples
     ]
     return (
-        _export(module, examples, names, output_names(outputs)),
+        _export(module, examples, names, output_names(outputs, names)),
         _session(module, names, examples, shapes, outputs),
     )
 
@@ -198,7 +198,7 @@ def _session(
         TensorSpec(
             name, str(tensor.numpy().dtype), (None, *tensor.shape[1:]) if free and tensor.ndim else tuple(tensor.shape)
         )
-        for name, tensor in zip(output_names(outputs), flat_tensors(outputs), strict=True)
+        for name, tensor in zip(output_names(outputs, names), flat_tensors(outputs), strict=True)
     )
     return TorchSession(module, specs, results)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -55,8 +56,15 @@ def flat_tensors(result: Any) -> list[Any]:
     return [tensor.detach().contiguous() for tensor in pytree.tree_leaves(result)]
 
 
-def output_names(result: Any) -> list[str]:
-    """The keys of a flat dict; "output" for one tensor; "output_0", "output_1" and so on for several."""
+def output_names(result: Any, inputs: Sequence[str]) -> list[str]:
+    """The keys of a flat dict; "output" for one tensor; "output_0", "output_1" and so on for several.
+
+    A name that an input has already gets "_output" behind it: ONNX has one name space for both.
+    """
+    return [f"{name}_output" if name in inputs else name for name in _plain_names(result)]
+
+
+def _plain_names(result: Any) -> list[str]:
     if isinstance(result, dict) and all(hasattr(value, "detach") for value in result.values()):
         return [str(key) for key in result]
     count = len(flat_tensors(result))
