@@ -19,9 +19,9 @@ from runtimes.artifact.files import write_atomic
 class OnnxExporter:
     """See compiler.exporters.base.Exporter.
 
-    INT8 activations are written as uint8 with zero point + 128: the same numbers. With int8 activations onnxruntime on x86 rewrites
-    the pairs by itself unless a session option forbids it, and then quietly runs some convolutions in float (6 of 9 in the ic model);
-    with uint8 its integer kernels stay engaged everywhere.
+    INT8 activations are written as uint8 with zero point + 128: the same numbers. With int8 activations onnxruntime on x86
+    rewrites the pairs by itself unless a session option forbids it, and then quietly runs some convolutions in float (6 of 9 in
+    the ic model); with uint8 its integer kernels stay engaged.
     """
 
     format = "onnx"
