@@ -1,0 +1,147 @@
+"""The TFLite exporter: walks the hub in order, lowers node after node, collects refusals, writes the file."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from compiler.errors import Refusal, UnsupportedModel
+from compiler.exporters.base import ExportOptions, ExportResult
+from compiler.exporters.tflite import layout
+from compiler.exporters.tflite.context import LoweringContext, Unsupported, dtype_of, name_of, shape_of
+from compiler.exporters.tflite.table import TFLITE
+from compiler.exporters.tflite.tensors import Tensor
+from compiler.exporters.tflite.writer import MAX_FILE_BYTES, GraphWriter
+from profiles.schema import Precision
+from runtimes.artifact.files import write_atomic
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+DESCRIPTION = "edgewright"
+REPLACE = "Replace it in the source, or leave out this format with --format."
+Port = tuple[str, Tensor]
+
+
+@dataclass(slots=True)
+class _Lowered:
+    context: LoweringContext
+    inputs: list[Port]
+    outputs: list[Port]
+    refusals: list[Refusal]
+
+
+class TFLiteExporter:
+    """Writes .tflite files directly from the hub; TensorFlow is not involved."""
+
+    format = "tflite"
+    suffix = ".tflite"
+
+    def check(self, model: ir.Model, options: ExportOptions) -> list[Refusal]:
+        """Everything that cannot be expressed. Lowers the whole model in memory, so what passes here can be written."""
+        return _lower(model, options).refusals
+
+    def export(self, model: ir.Model, destination: Path, options: ExportOptions) -> ExportResult:
+        """Write ``destination``. Raises UnsupportedModel with all refusals, StorageError."""
+        lowered = _lower(model, options)
+        if lowered.refusals:
+            raise UnsupportedModel(lowered.refusals)
+        content = lowered.context.writer.finish(
+            lowered.inputs, lowered.outputs, description=DESCRIPTION, metadata=options.metadata
+        )
+        write_atomic(destination, content)
+        transposes = lowered.context.transposes
+        return ExportResult(destination, (f"{transposes} transpose(s) left", *lowered.context.notes))
+
+
+EXPORTER = TFLiteExporter()
+
+
+def _lower(model: ir.Model, options: ExportOptions) -> _Lowered:
+    importlib.import_module("compiler.exporters.tflite.ops")  # fills TFLITE
+    context = LoweringContext(GraphWriter(), float16=options.precision is Precision.FP16)
+    lowered = _Lowered(context, [], [], [])
+    graph, opset = model.graph, model.opset_imports.get("", 1)
+    for name, value in graph.initializers.items():
+        if value.const_value is None:
+            lowered.refusals.append(_refusal(name, "initializer", "its content is missing", "Embed the weights."))
+        else:
+            context.set_constant(value, value.const_value.numpy())
+    for value in graph.inputs:
+        try:
+            perm = layout.identity(len(shape_of(value)))
+            lowered.inputs.append((name_of(value), context.produce(value, perm)))
+        except Unsupported as error:
+            lowered.refusals.append(_refusal(name_of(value), "input", error.reason, error.remedy))
+    for node in graph:
+        refusal = _lower_node(context, node, opset)
+        if refusal is not None:
+            lowered.refusals.append(refusal)
+            _pretend(context, node)
+    if not lowered.refusals:
+        lowered.outputs = _outputs(context, graph, {tensor.index for _, tensor in lowered.inputs})
+        lowered.refusals = _size_refusals(context)
+    return lowered
+
+
+def _lower_node(context: LoweringContext, node: ir.Node, opset: int) -> Refusal | None:
+    name = node.name or ""
+    if name in context.skipped:
+        return None
+    context.begin(name)
+    if node.domain not in ("", "ai.onnx"):
+        return _refusal(name, node.op_type, f"the domain {node.domain!r} is not ONNX's own", REPLACE)
+    lowering = TFLITE.find(node.op_type, opset)
+    if lowering is None:
+        return _refusal(name, node.op_type, "this exporter has no lowering for the operator", REPLACE)
+    try:
+        for value in node.outputs:
+            if value.name:
+                shape_of(value), dtype_of(value)
+        if all(value is None or context.is_known(value) for value in node.inputs):
+            lowering(context, node)
+    except Unsupported as error:
+        return _refusal(name, node.op_type, error.reason, error.remedy or REPLACE)
+    return None
+
+
+def _pretend(context: LoweringContext, node: ir.Node) -> None:
+    """Give a refused node's outputs a tensor, so that the nodes after it are checked as well."""
+    for value in node.outputs:
+        try:
+            if value.name:
+                context.produce(value, layout.identity(len(shape_of(value))))
+        except Unsupported:
+            continue  # nodes that read it are passed over; this refusal stands for them
+
+
+def _outputs(context: LoweringContext, graph: ir.Graph, taken: set[int]) -> list[Port]:
+    """One tensor of its own per graph output, in the hub's order and type, under the hub's name."""
+    ports: list[Port] = []
+    for value in graph.outputs:
+        context.begin(name_of(value))
+        tensor = context.read(value, layout.identity(len(shape_of(value))))
+        if tensor.index in taken or tensor.data is not None:
+            copy = context.temporary(tensor.shape, tensor)
+            sizes = context.literal(np.asarray(tensor.shape, np.int32), "shape")
+            context.emit("RESHAPE", [tensor, sizes], [copy])
+            tensor = copy
+        taken.add(tensor.index)
+        context.writer.rename(tensor, name_of(value))
+        ports.append((name_of(value), tensor))
+    return ports
+
+
+def _size_refusals(context: LoweringContext) -> list[Refusal]:
+    size = context.writer.constant_bytes
+    if size < MAX_FILE_BYTES - (64 << 20):
+        return []
+    return [_refusal("", "model", f"its constants take {size} bytes; a flatbuffer ends at 2 GiB", "Use fp16 or int8.")]
+
+
+def _refusal(node: str, op_type: str, reason: str, remedy: str) -> Refusal:
+    return Refusal(node, op_type, reason, "tflite", remedy)

@@ -1,0 +1,33 @@
+"""Operator lowerings. Importing this package fills the table; a new family is one file and one line here."""
+
+from __future__ import annotations
+
+from compiler.exporters.tflite.ops import (
+    activation,
+    binary,
+    convolution,
+    indexing,
+    linear,
+    normalization,
+    pooling,
+    quantization,
+    reduction,
+    resize,
+    shape,
+    unary,
+)
+
+__all__ = [
+    "activation",
+    "binary",
+    "convolution",
+    "indexing",
+    "linear",
+    "normalization",
+    "pooling",
+    "quantization",
+    "reduction",
+    "resize",
+    "shape",
+    "unary",
+]

@@ -1,0 +1,153 @@
+"""Activation functions with parameters, and Softmax."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from compiler.exporters.tflite import attributes as attr
+from compiler.exporters.tflite import layout
+from compiler.exporters.tflite.context import RELU6, LoweringContext, Unsupported, shape_of
+from compiler.exporters.tflite.ops.binary import aligned
+from compiler.exporters.tflite.ops.unary import UNIT, any_order, elementwise, need_type, note_island, scalar
+from compiler.exporters.tflite.table import lowers
+from compiler.exporters.tflite.tensors import Array
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@lowers("Relu")
+def relu(context: LoweringContext, node: ir.Node) -> None:
+    need_type(attr.first(node), ("float32",))
+    elementwise(context, node, "RELU", int8=True)
+
+
+@lowers("HardSwish")
+def hard_swish(context: LoweringContext, node: ir.Node) -> None:
+    """x * max(0, min(1, x/6 + 1/2)), the builtin's own definition."""
+    elementwise(context, node, "HARD_SWISH", int8=True)
+
+
+@lowers("LeakyRelu")
+def leaky_relu(context: LoweringContext, node: ir.Node) -> None:
+    alpha = attr.real(node, "alpha", 0.01)
+    elementwise(context, node, "LEAKY_RELU", int8=True, options="LeakyReluOptions", alpha=alpha)
+
+
+@lowers("Gelu", since=20)
+def gelu(context: LoweringContext, node: ir.Node) -> None:
+    approximate = attr.text(node, "approximate", "none") == "tanh"
+    elementwise(context, node, "GELU", int8=True, options="GeluOptions", approximate=approximate)
+
+
+@lowers("Elu")
+def elu(context: LoweringContext, node: ir.Node) -> None:
+    """The builtin has alpha = 1; any other is relu(x) + alpha * min(elu(x), 0)."""
+    alpha = attr.real(node, "alpha", 1.0)
+    if alpha == 1.0:
+        elementwise(context, node, "ELU", int8=True)
+        return
+    source = attr.first(node)
+    perm = any_order(context, source)
+    x = context.read(source, perm)
+    positive, unit, negative, scaled = (context.temporary(x.shape, x) for _ in range(4))
+    context.emit("RELU", [x], [positive])
+    context.emit("ELU", [x], [unit])
+    context.emit("MINIMUM", [unit, scalar(context, 0.0)], [negative])
+    context.emit("MUL", [negative, scalar(context, alpha)], [scaled], "MulOptions")
+    context.emit("ADD", [positive, scaled], [context.produce(node.outputs[0], perm)], "AddOptions")
+    note_island(context, node, [source], None)
+
+
+@lowers("HardSigmoid")
+def hard_sigmoid(context: LoweringContext, node: ir.Node) -> None:
+    """max(0, min(1, alpha * x + beta)); with alpha 1/6 and beta 1/2 it is relu6(x + 3) / 6, which fuses."""
+    alpha, beta = attr.real(node, "alpha", 0.2), attr.real(node, "beta", 0.5)
+    source = attr.first(node)
+    perm = any_order(context, source)
+    x = context.read(source, perm)
+    scaled, moved = context.temporary(x.shape, x), context.temporary(x.shape, x)
+    if np.isclose(alpha, 1 / 6, rtol=1e-6) and beta == 0.5:
+        context.emit("ADD", [x, scalar(context, 3.0)], [moved], "AddOptions", fusedActivationFunction=RELU6)
+        result = context.produce(node.outputs[0], perm)
+        context.emit("MUL", [moved, scalar(context, alpha)], [result], "MulOptions")
+    else:
+        context.emit("MUL", [x, scalar(context, alpha)], [scaled], "MulOptions")
+        context.emit("ADD", [scaled, scalar(context, beta)], [moved], "AddOptions")
+        low = context.temporary(x.shape, x)
+        context.emit("MAXIMUM", [moved, scalar(context, 0.0)], [low])
+        context.emit("MINIMUM", [low, scalar(context, 1.0)], [context.produce(node.outputs[0], perm)])
+    note_island(context, node, [source], None)
+
+
+@lowers("PRelu")
+def prelu(context: LoweringContext, node: ir.Node) -> None:
+    source, slope = attr.first(node), node.inputs[1]
+    assert slope is not None
+    need_type(source, ("float32",))
+    perm = any_order(context, source)
+    quant = context.int8([source, slope], node.outputs[0])
+    tensor = context.read(source, perm, int8=quant is not None)
+    alpha = aligned(context, slope, perm, int8=quant is not None)
+    context.emit("PRELU", [tensor, alpha], [context.produce(node.outputs[0], perm, quant)])
+    note_island(context, node, [source], quant)
+
+
+@lowers("Clip")
+def clip(context: LoweringContext, node: ir.Node) -> None:
+    source, output = attr.first(node), node.outputs[0]
+    low, high = context.clip_bounds(node)
+    kind = context.activation_kind(node)
+    quant = context.int8([source], output)
+    if quant is not None and low <= quant.range()[0] + quant.scale[0] / 2 and high >= quant.range()[1] - quant.scale[0] / 2:
+        context.alias(output, source)  # saturation to the output's own range is the clip; QuantizeLinear requantizes
+    elif kind is not None and context.quant(source) is None:
+        need_type(source, ("float32",))
+        elementwise(context, node, (("RELU"), "RELU", "RELU_N1_TO_1", "RELU6")[kind])
+    else:
+        _general_clip(context, node)
+        note_island(context, node, [source], None)
+
+
+def _general_clip(context: LoweringContext, node: ir.Node) -> None:
+    source = attr.first(node)
+    need_type(source, ("float32", "int32", "int64"))
+    perm = any_order(context, source)
+    x = context.read(source, perm)
+    bounds = [("MAXIMUM", attr.operand(node, 1)), ("MINIMUM", attr.operand(node, 2))]
+    present = [(code, value) for code, value in bounds if value is not None]
+    if not present:
+        context.alias(node.outputs[0], source)
+        return
+    for code, value in present[:-1]:
+        part = context.temporary(x.shape, x)
+        context.emit(code, [x, aligned(context, value, perm)], [part])
+        x = part
+    code, value = present[-1]
+    context.emit(code, [x, aligned(context, value, perm)], [context.produce(node.outputs[0], perm)])
+
+
+@lowers("Softmax", "LogSoftmax", since=13)
+def softmax(context: LoweringContext, node: ir.Node) -> None:
+    """The kernel works along the last stored axis."""
+    source, output = attr.first(node), node.outputs[0]
+    need_type(source, ("float32",))
+    rank = len(shape_of(source))
+    if rank == 0:
+        raise Unsupported("its input is a scalar")
+    perm = layout.last(any_order(context, source), attr.axis(node, rank, -1))
+    quant = context.int8([source], output) if node.op_type == "Softmax" else None
+    tensor = context.read(source, perm, int8=quant is not None)
+    result = context.produce(output, perm, quant and UNIT)
+    if node.op_type == "Softmax":
+        context.emit("SOFTMAX", [tensor], [result], "SoftmaxOptions", beta=1.0)
+    else:
+        context.emit("LOG_SOFTMAX", [tensor], [result])
+    note_island(context, node, [source], quant)
+
+
+def channel_constant(values: Array, rank: int) -> Array:
+    """[channels] as [1, channels, 1, ...] of ``rank``."""
+    return values.reshape((1, -1, *([1] * (rank - 2))))

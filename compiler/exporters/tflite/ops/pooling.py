@@ -1,0 +1,130 @@
+"""Pooling. The kernel's average leaves padding out of its count, as ONNX's count_include_pad = 0 does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from compiler.exporters.tflite import attributes as attr
+from compiler.exporters.tflite import layout
+from compiler.exporters.tflite.context import LoweringContext, Unsupported, name_of, shape_of
+from compiler.exporters.tflite.ops.convolution import finish
+from compiler.exporters.tflite.ops.unary import need_type, note_island
+from compiler.exporters.tflite.ops.windows import SAME, VALID, Window, pad_spatial, to_nhwc, window
+from compiler.exporters.tflite.table import lowers
+from compiler.exporters.tflite.tensors import Array, Tensor
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+def _window(node: ir.Node) -> Window:
+    source, output = attr.first(node), node.outputs[0]
+    need_type(source, ("float32",))
+    sizes = shape_of(source)[2:]
+    if len(sizes) not in (1, 2):
+        raise Unsupported(f"it is {len(sizes)}-dimensional; one and two dimensions have a lowering")
+    if set(attr.integers(node, "dilations") or [1]) != {1}:
+        raise Unsupported("it is dilated, the kernel is not", "Use dilation 1.")
+    kernel = attr.integers(node, "kernel_shape")
+    assert kernel is not None, "kernel_shape is required"
+    return window(node, sizes, kernel, shape_of(output)[2:])
+
+
+def _pool(context: LoweringContext, code: str, x: Tensor, win: Window, padding: int, output: ir.Value) -> Tensor:
+    shape = shape_of(output)
+    result = context.writer.tensor(name_of(output), (shape[0], *win.outputs, shape[1]), x.dtype, x.quant)
+    context.emit(
+        code,
+        [x],
+        [result],
+        "Pool2DOptions",
+        padding=padding,
+        strideH=win.strides[0],
+        strideW=win.strides[1],
+        filterHeight=win.kernel[0],
+        filterWidth=win.kernel[1],
+    )
+    return result
+
+
+@lowers("MaxPool")
+def max_pool(context: LoweringContext, node: ir.Node) -> None:
+    if len(node.outputs) > 1 and node.outputs[1].name:
+        raise Unsupported("its second output, the indices, has no counterpart", "Use the values only.")
+    source, win = attr.first(node), _window(node)
+    int8 = context.quant(source) is not None  # one scale through the kernel: exact on int8 whatever follows
+    x = to_nhwc(context, context.read(source, layout.channels_last(len(shape_of(source))), int8=int8))
+    padding = VALID if win.unpadded else SAME
+    if not win.unpadded and not win.is_same:
+        x, padding = pad_spatial(context, x, win.pads, -128 if int8 else -np.inf), VALID
+    finish(context, node.outputs[0], _pool(context, "MAX_POOL_2D", x, win, padding, node.outputs[0]))
+
+
+@lowers("AveragePool")
+def average_pool(context: LoweringContext, node: ir.Node) -> None:
+    source, win, output = attr.first(node), _window(node), node.outputs[0]
+    include = bool(attr.integer(node, "count_include_pad", 0))
+    plain = win.unpadded or (win.is_same and not include)
+    quant = context.int8([source], output) if plain else None
+    x = to_nhwc(context, context.read(source, layout.channels_last(len(shape_of(source))), int8=quant is not None))
+    if plain:
+        result = _pool(context, "AVERAGE_POOL_2D", x, win, VALID if win.unpadded else SAME, output)
+    else:
+        padded = pad_spatial(context, x, win.pads)
+        part = _pool(context, "AVERAGE_POOL_2D", padded, win, VALID, output)
+        result = _recounted(context, node, part, win, include)
+    finish(context, output, result)
+    note_island(context, node, [source], quant)
+
+
+def _recounted(context: LoweringContext, node: ir.Node, averaged: Tensor, win: Window, include: bool) -> Tensor:
+    """The padded average divides by the whole window; multiply by window / count where ONNX counts fewer elements."""
+    declared = _declared_pads(node, win) if include else ((0, 0), (0, 0))
+    counts = np.outer(*(_counts(win, axis, declared[axis]) for axis in (0, 1)))
+    factor = (win.kernel[0] * win.kernel[1] / counts).astype(np.float32)
+    if np.all(factor == 1):
+        return averaged
+    result = context.temporary(averaged.shape, averaged)
+    literal = context.literal(factor.reshape(1, *factor.shape, 1), "window_over_count")
+    context.emit("MUL", [averaged, literal], [result], "MulOptions")
+    return result
+
+
+def _declared_pads(node: ir.Node, win: Window) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Pads that count: those of the attribute, not what ceil_mode adds at the end."""
+    pads = attr.integers(node, "pads")
+    if attr.text(node, "auto_pad", "NOTSET") not in ("NOTSET", "") or pads is None:
+        return win.pads if pads is None and not attr.integer(node, "ceil_mode", 0) else ((0, 0), (0, 0))
+    if len(pads) == 2:
+        return (0, 0), (pads[0], pads[1])
+    return (pads[0], pads[2]), (pads[1], pads[3])
+
+
+def _counts(win: Window, axis: int, counted: tuple[int, int]) -> Array:
+    """Per output position, how many elements of the window lie in the input or in pads that count."""
+    first = np.arange(win.outputs[axis]) * win.strides[axis] - win.pads[axis][0]
+    low = np.maximum(first, -counted[0])
+    high = np.minimum(first + win.kernel[axis], win.sizes[axis] + counted[1])
+    if np.any(high <= low):
+        raise Unsupported("a window lies wholly in its padding", "Reduce the padding.")
+    counts: Array = high - low
+    return counts
+
+
+@lowers("GlobalAveragePool", "GlobalMaxPool")
+def global_pool(context: LoweringContext, node: ir.Node) -> None:
+    source, output = attr.first(node), node.outputs[0]
+    need_type(source, ("float32",))
+    perm = context.perm(source) or layout.identity(len(shape_of(source)))
+    axes = sorted(perm.index(axis) for axis in range(2, len(perm)))
+    if node.op_type == "GlobalAveragePool":
+        quant = context.int8([source], output)
+    else:
+        quant = context.quant(source)
+    x = context.read(source, perm, int8=quant is not None)
+    result = context.produce(output, perm, quant)
+    code = "MEAN" if node.op_type == "GlobalAveragePool" else "REDUCE_MAX"
+    numbers = context.literal(np.asarray(axes, np.int32), "axes")
+    context.emit(code, [x, numbers], [result], "ReducerOptions", keepDims=True)

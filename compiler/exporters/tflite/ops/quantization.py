@@ -1,0 +1,88 @@
+"""QuantizeLinear and DequantizeLinear: the hub's pairs become parameters of int8 tensors.
+
+Source: LiteRT 8-bit quantization specification (ai.google.dev/edge/litert/models/quantization_spec): int8 activations per
+tensor, int8 weights with zero point 0 per tensor or per output channel, int32 bias with scale = s_input * s_weight.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from compiler.exporters.tflite import attributes as attr
+from compiler.exporters.tflite.context import (
+    LoweringContext,
+    QuantizedConstant,
+    Unsupported,
+    activation_quant,
+    name_of,
+    shape_of,
+)
+from compiler.exporters.tflite.table import lowers
+from compiler.exporters.tflite.tensors import QuantParams
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@lowers("QuantizeLinear")
+def quantize_linear(context: LoweringContext, node: ir.Node) -> None:
+    """q = clip(rint(x / scale) + zero_point, -128, 127)."""
+    source = attr.first(node)
+    quant = activation_quant(context, node)
+    if quant is None:
+        raise Unsupported(
+            "it is not a per-tensor int8 quantization with constant parameters",
+            "Quantize activations per tensor to int8.",
+        )
+    if node.outputs[0].is_graph_output() or any(
+        use.node.op_type != "DequantizeLinear" for use in node.outputs[0].uses()
+    ):
+        raise Unsupported("its integer output is used as such", "Keep QuantizeLinear and DequantizeLinear in pairs.")
+    perm = context.perm(source)
+    if perm is None:
+        perm = tuple(range(len(shape_of(source))))
+    tensor = context.read(source, perm, int8=context.quant(source) is not None)
+    context.bind(node.outputs[0], context.quantize(tensor, quant), perm)
+
+
+@lowers("DequantizeLinear")
+def dequantize_linear(context: LoweringContext, node: ir.Node) -> None:
+    """x = (q - zero_point) * scale; stays int8 until an operator asks for float."""
+    source = attr.first(node)
+    data = context.constant(source)
+    if data is None:
+        if context.quant(source) is None:
+            raise Unsupported("its integer input is computed by another operator")
+        if _parameters(context, node, None) != context.quant(source):
+            raise Unsupported("its scale or zero point differs from those of the QuantizeLinear before it")
+        context.alias(node.outputs[0], source)
+        return
+    context.set_quantized(node.outputs[0], QuantizedConstant(*_constant(context, node, data)))
+
+
+def _constant(context: LoweringContext, node: ir.Node, data: np.ndarray) -> tuple[np.ndarray, QuantParams]:
+    quant = _parameters(context, node, data)
+    if data.dtype == np.uint8:
+        return (data.astype(np.int16) - 128).astype(np.int8), quant
+    if data.dtype not in (np.int8, np.int32):
+        raise Unsupported(f"constants of type {data.dtype} have no int8 form", "Quantize weights to int8.")
+    return data, quant
+
+
+def _parameters(context: LoweringContext, node: ir.Node, data: np.ndarray | None) -> QuantParams:
+    scale = context.required_constant(node.inputs[1], "scale").reshape(-1)
+    zero_value = attr.operand(node, 2)
+    zero = np.zeros(1, np.int8) if zero_value is None else context.required_constant(zero_value, "zero point")
+    source_is_uint8 = zero.dtype == np.uint8 if zero_value is not None else data is None or data.dtype == np.uint8
+    points = np.broadcast_to(zero.reshape(-1).astype(np.int64), scale.shape) - (128 if source_is_uint8 else 0)
+    rank = len(shape_of(node.outputs[0]))
+    if scale.size > 1 and (attr.integer(node, "block_size", 0) or scale.size != shape_of(node.outputs[0])[_axis(node)]):
+        raise Unsupported(f"{name_of(node.outputs[0])!r} is quantized in blocks", "Quantize weights per channel.")
+    axis = _axis(node) % rank if scale.size > 1 else 0
+    return QuantParams(tuple(float(s) for s in scale.astype(np.float32)), tuple(int(p) for p in points), axis)
+
+
+def _axis(node: ir.Node) -> int:
+    return attr.integer(node, "axis", 1)

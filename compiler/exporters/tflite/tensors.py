@@ -1,0 +1,43 @@
+"""Tensors of a TFLite graph under construction, and their quantization parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class QuantParams:
+    """real = (stored - zero_point) * scale; one scale, or one per index of ``axis``."""
+
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    axis: int = 0
+
+    @property
+    def per_tensor(self) -> bool:
+        return len(self.scale) == 1
+
+    def range(self) -> tuple[float, float]:
+        """Smallest and largest real value that int8 can hold (per tensor only)."""
+        return (-128 - self.zero_point[0]) * self.scale[0], (127 - self.zero_point[0]) * self.scale[0]
+
+
+def per_tensor(scale: float, zero_point: int) -> QuantParams:
+    return QuantParams((float(np.float32(scale)),), (int(zero_point),))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tensor:
+    """A tensor of the file: ``data`` is its content if it is constant; ``quant`` is set on int8 and int32-bias tensors."""
+
+    index: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    quant: QuantParams | None = None
+    data: Array | None = None

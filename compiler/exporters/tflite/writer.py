@@ -1,0 +1,221 @@
+"""GraphWriter: tensors, buffers, operators and operator codes of one .tflite file, and the flatbuffer's bytes.
+
+Source: LiteRT's tflite/converter/schema/schema.fbs (schema version 3).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from compiler.exporters.tflite.tensors import Array, QuantParams, Tensor
+from compiler.exporters.tflite.versions import version
+
+SCHEMA_VERSION = 3
+IDENTIFIER = b"TFL3"
+BUFFER_ALIGNMENT = 16  # force_align of Buffer.data in the schema; kernels read constants in place
+MAX_FILE_BYTES = 2**31 - 1  # flatbuffer offsets are signed 32-bit
+SIGNATURE = "serving_default"
+
+_TYPES = {
+    "float32": "FLOAT32",
+    "float16": "FLOAT16",
+    "int32": "INT32",
+    "uint8": "UINT8",
+    "int64": "INT64",
+    "bool": "BOOL",
+    "int16": "INT16",
+    "int8": "INT8",
+    "float64": "FLOAT64",
+    "uint32": "UINT32",
+    "uint16": "UINT16",
+    "uint64": "UINT64",
+}
+
+
+def writable(dtype: np.dtype[Any]) -> bool:
+    return dtype.name in _TYPES
+
+
+class GraphWriter:
+    """Collects one subgraph. Indices are given out in the order of calls, so equal calls give equal bytes."""
+
+    def __init__(self) -> None:
+        from ai_edge_litert import schema_py_generated
+
+        self._fb: Any = schema_py_generated
+        self._names: list[str] = []
+        self._used: set[str] = set()
+        self._tensors: list[Tensor] = []
+        self._buffers: list[Array] = []
+        self._buffer_of: dict[bytes, int] = {}
+        self._constants: dict[tuple[object, ...], Tensor] = {}
+        self._codes: dict[tuple[str, int], int] = {}
+        self._operators: list[Any] = []
+
+    @property
+    def constant_bytes(self) -> int:
+        return sum(buffer.nbytes for buffer in self._buffers)
+
+    def tensor(
+        self, name: str, shape: Sequence[int], dtype: np.dtype[Any], quant: QuantParams | None = None
+    ) -> Tensor:
+        """A tensor that an operator fills, or an input."""
+        return self._add(name, Tensor(len(self._tensors), tuple(shape), dtype, quant))
+
+    def constant(self, name: str, data: Array, quant: QuantParams | None = None) -> Tensor:
+        """A constant. Equal content shares one buffer; equal constants share one tensor."""
+        data = np.asarray(data, order="C")
+        digest = hashlib.sha256(data.tobytes() if not data.flags.c_contiguous else data.data).digest()
+        key = (digest, data.shape, data.dtype.str, quant)
+        if key not in self._constants:
+            if digest not in self._buffer_of:
+                self._buffers.append(data)
+                self._buffer_of[digest] = len(self._buffers)  # buffer 0 is the empty one
+            tensor = Tensor(len(self._tensors), data.shape, data.dtype, quant, data)
+            self._constants[key] = self._add(name, tensor)
+        return self._constants[key]
+
+    def _add(self, name: str, tensor: Tensor) -> Tensor:
+        self._tensors.append(tensor)
+        self._names.append("")
+        self.rename(tensor, name)
+        return tensor
+
+    def rename(self, tensor: Tensor, name: str) -> None:
+        """Give ``tensor`` the name ``name``, with a number appended if another one has it."""
+        unique, count = name, 0
+        while unique in self._used:
+            count += 1
+            unique = f"{name}/{count}"
+        self._used.discard(self._names[tensor.index])
+        self._used.add(unique)
+        self._names[tensor.index] = unique
+
+    def operator(
+        self,
+        code: str,
+        inputs: Sequence[Tensor | None],
+        outputs: Sequence[Tensor],
+        options: str | None = None,
+        **fields: Any,
+    ) -> None:
+        """Append builtin operator ``code`` (its name in the schema's BuiltinOperator).
+
+        Args:
+            options: the name of its options table, without the "T" of the generated class.
+            fields: the table's fields by the generated class's names. ``to`` is for the version rules alone.
+        """
+        number = version(code, inputs, fields)
+        builtin = int(getattr(self._fb.BuiltinOperator, code))
+        operator = self._fb.OperatorT()
+        operator.opcodeIndex = self._codes.setdefault((code, number), len(self._codes))
+        operator.inputs = [-1 if tensor is None else tensor.index for tensor in inputs]
+        operator.outputs = [tensor.index for tensor in outputs]
+        if options is not None:
+            table = getattr(self._fb, f"{options}T")()
+            for key, value in fields.items():
+                if key != "to":
+                    if not hasattr(table, key):
+                        raise ValueError(f"{options} has no field {key!r}")
+                    setattr(table, key, value)
+            operator.builtinOptionsType = int(getattr(self._fb.BuiltinOptions, options))
+            operator.builtinOptions = table
+        assert builtin >= 0
+        self._operators.append(operator)
+
+    def finish(
+        self,
+        inputs: Sequence[tuple[str, Tensor]],
+        outputs: Sequence[tuple[str, Tensor]],
+        *,
+        description: str,
+        metadata: Mapping[str, str],
+    ) -> bytearray:
+        """The file's bytes. ``inputs`` and ``outputs`` carry the names of the signature "serving_default"."""
+        import flatbuffers
+
+        fb = self._fb
+        model, graph = fb.ModelT(), fb.SubGraphT()
+        graph.name = "main"
+        graph.tensors = [self._tensor_table(tensor) for tensor in self._tensors]
+        graph.inputs = [tensor.index for _, tensor in inputs]
+        graph.outputs = [tensor.index for _, tensor in outputs]
+        graph.operators = self._operators
+        model.version, model.description, model.subgraphs = SCHEMA_VERSION, description, [graph]
+        model.operatorCodes = [self._code_table(code, number) for code, number in self._codes]
+        model.signatureDefs = [self._signature(inputs, outputs)]
+        model.metadata = []
+        for name, text in sorted(metadata.items()):
+            entry = fb.MetadataT()
+            entry.name, entry.buffer = name, self._raw_buffer(text.encode("utf-8"))
+            model.metadata.append(entry)
+        model.buffers = [_Buffer(None), *(_Buffer(data) for data in self._buffers)]
+        # Large enough from the start: growing a builder copies everything written so far.
+        builder = flatbuffers.Builder(self.constant_bytes + 512 * len(self._tensors) + 65536)
+        builder.Finish(model.Pack(builder), IDENTIFIER)
+        return bytearray(memoryview(builder.Bytes)[builder.Head() :])
+
+    def _raw_buffer(self, content: bytes) -> int:
+        self._buffers.append(np.frombuffer(content, np.uint8))
+        return len(self._buffers)
+
+    def _tensor_table(self, tensor: Tensor) -> Any:
+        table = self._fb.TensorT()
+        table.name = self._names[tensor.index]
+        table.shape = list(tensor.shape)
+        table.type = int(getattr(self._fb.TensorType, _TYPES[tensor.dtype.name]))
+        table.hasRank = True
+        if tensor.data is not None:
+            table.buffer = self._buffer_of[hashlib.sha256(tensor.data.data).digest()]
+        if tensor.quant is not None:
+            table.quantization = self._fb.QuantizationParametersT()
+            table.quantization.scale = list(tensor.quant.scale)
+            table.quantization.zeroPoint = list(tensor.quant.zero_point)
+            table.quantization.quantizedDimension = tensor.quant.axis
+        return table
+
+    def _code_table(self, code: str, number: int) -> Any:
+        table = self._fb.OperatorCodeT()
+        table.builtinCode = int(getattr(self._fb.BuiltinOperator, code))
+        # Old readers know only the byte field; 127 tells them to look at the new one.
+        table.deprecatedBuiltinCode = min(table.builtinCode, 127)
+        table.version = number
+        return table
+
+    def _signature(self, inputs: Sequence[tuple[str, Tensor]], outputs: Sequence[tuple[str, Tensor]]) -> Any:
+        table = self._fb.SignatureDefT()
+        table.signatureKey, table.subgraphIndex = SIGNATURE, 0
+        table.inputs = [self._entry(name, tensor) for name, tensor in inputs]
+        table.outputs = [self._entry(name, tensor) for name, tensor in outputs]
+        return table
+
+    def _entry(self, name: str, tensor: Tensor) -> Any:
+        table = self._fb.TensorMapT()
+        table.name, table.tensorIndex = name, tensor.index
+        return table
+
+
+class _Buffer:
+    """Stands for BufferT, whose own Pack aligns to one byte only and goes through a Python list."""
+
+    def __init__(self, data: Array | None) -> None:
+        self._data = data
+
+    def Pack(self, builder: Any) -> Any:
+        from ai_edge_litert import schema_py_generated as fb
+
+        position = None
+        if self._data is not None and self._data.nbytes:
+            raw = self._data.reshape(-1).view(np.uint8)
+            builder.StartVector(1, raw.size, BUFFER_ALIGNMENT)
+            builder.head = builder.head - raw.size
+            builder.Bytes[builder.head : builder.head + raw.size] = raw.data
+            position = builder.EndVector()
+        fb.BufferStart(builder)
+        if position is not None:
+            fb.BufferAddData(builder, position)
+        return fb.BufferEnd(builder)
