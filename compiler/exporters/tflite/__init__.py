@@ -1,10 +1,10 @@
 """Hub to .tflite, written directly with the schema's own classes.
 
-    exporter.py    the walk over the hub, refusals, the file
-    context.py     what a lowering asks: inputs in an axis order, outputs, fused activations
-    layout.py      which axis order a value is stored in
-    writer.py      tensors, buffers, operators -> flatbuffer;  versions.py  operator versions
-    ops/           one file per operator family, registered in table.py
+exporter.py    the walk over the hub, refusals, the file
+context.py     what a lowering asks: inputs in an axis order, outputs, fused activations
+layout.py      which axis order a value is stored in
+writer.py      tensors, buffers, operators -> flatbuffer;  versions.py  operator versions
+ops/           one file per operator family, registered in table.py
 """
 
 from __future__ import annotations

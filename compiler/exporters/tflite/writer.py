@@ -60,9 +60,7 @@ class GraphWriter:
     def constant_bytes(self) -> int:
         return sum(buffer.nbytes for buffer in self._buffers)
 
-    def tensor(
-        self, name: str, shape: Sequence[int], dtype: np.dtype[Any], quant: QuantParams | None = None
-    ) -> Tensor:
+    def tensor(self, name: str, shape: Sequence[int], dtype: np.dtype[Any], quant: QuantParams | None = None) -> Tensor:
         """A tensor that an operator fills, or an input."""
         return self._add(name, Tensor(len(self._tensors), tuple(shape), dtype, quant))
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compiler.exporters.tflite import attributes as attr
 from compiler.exporters.tflite import layout
 from compiler.exporters.tflite.context import NONE, LoweringContext, Unsupported, dtype_of, shape_of
 from compiler.exporters.tflite.layout import Perm

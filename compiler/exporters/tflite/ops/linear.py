@@ -57,7 +57,9 @@ def _fully_connected(
         keepNumDims=len(x.shape) != 2,
     )
     if quant is None and context.int8([source], output) is not None:
-        context.note(f"{node.op_type} {node.name!r} runs in float between DEQUANTIZE and QUANTIZE: its weight does not fit")
+        context.note(
+            f"{node.op_type} {node.name!r} runs in float between DEQUANTIZE and QUANTIZE: its weight does not fit"
+        )
 
 
 def _general_gemm(context: LoweringContext, node: ir.Node) -> None:

@@ -23,7 +23,8 @@ def _onnx_positions(mode: str, size: int, out: int, scale: float) -> Array:
     if mode == "asymmetric":
         return x / scale
     if mode == "align_corners":
-        return x * (size - 1) / (out - 1) if out > 1 else x * 0
+        length = scale * size  # not rounded: ONNX's length_resized
+        return x * (size - 1) / (length - 1) if length != 1 else x * 0
     if mode == "half_pixel" or (mode == "pytorch_half_pixel" and out > 1):
         return (x + 0.5) / scale - 0.5
     if mode == "pytorch_half_pixel":
@@ -78,9 +79,7 @@ def _scales(
     return after[2] / before[2], after[3] / before[3]
 
 
-def _linear_form(
-    positions: list[Array], before: tuple[int, ...], after: tuple[int, ...]
-) -> tuple[bool, bool]:
+def _linear_form(positions: list[Array], before: tuple[int, ...], after: tuple[int, ...]) -> tuple[bool, bool]:
     for align, half, mode in FORMS:
         builtin = [_onnx_positions(mode, before[a], after[a], after[a] / before[a]) for a in (2, 3)]
         pairs = zip(positions, builtin, before[2:], strict=True)

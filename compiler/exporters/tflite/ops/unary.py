@@ -71,9 +71,7 @@ def elementwise(
     note_island(context, node, [source], quant)
 
 
-def note_island(
-    context: LoweringContext, node: ir.Node, inputs: list[ir.Value], quant: QuantParams | None
-) -> None:
+def note_island(context: LoweringContext, node: ir.Node, inputs: list[ir.Value], quant: QuantParams | None) -> None:
     """Report a node that the hub quantized and that runs in float because no kernel fits."""
     if quant is None and context.int8(inputs, node.outputs[0]) is not None:
         context.note(f"{node.op_type} {node.name!r} runs in float between DEQUANTIZE and QUANTIZE: no int8 kernel fits")
