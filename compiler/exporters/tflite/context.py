@@ -254,7 +254,7 @@ class LoweringContext:
         argument: Tensor | None = None,
         name: str = "",
     ) -> Tensor:
-        full_key = (code, tensor.index, *((key,) if code != "TRANSPOSE" else (key,)))
+        full_key = (code, tensor.index, key)
         if full_key not in self._cache:
             result = self.writer.tensor(name or f"{self._node}/{code.lower()}", shape, dtype, quant)
             self.writer.operator(code, [tensor] if argument is None else [tensor, argument], [result])
@@ -315,7 +315,9 @@ def dtype_of(value: ir.Value) -> np.dtype[Any]:
     """numpy's type of the value. Raises Unsupported for types without a TFLite counterpart."""
     dtype = None if value.dtype is None else value.dtype.numpy()
     if dtype is None or not writable(np.dtype(dtype)):
-        raise Unsupported(f"{value.name!r} has type {value.dtype}, which TFLite cannot hold")
+        raise Unsupported(
+            f"{value.name!r} has type {value.dtype}, which TFLite cannot hold", "Cast it to float32 or int32."
+        )
     return np.dtype(dtype)
 
 

@@ -53,7 +53,7 @@ class TFLiteExporter:
         content = lowered.context.writer.finish(
             lowered.inputs, lowered.outputs, description=DESCRIPTION, metadata=options.metadata
         )
-        write_atomic(destination, content)
+        write_atomic(destination, bytes(content))
         transposes = lowered.context.transposes
         return ExportResult(destination, (f"{transposes} transpose(s) left", *lowered.context.notes))
 

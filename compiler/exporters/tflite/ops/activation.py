@@ -12,7 +12,6 @@ from compiler.exporters.tflite.context import RELU6, LoweringContext, Unsupporte
 from compiler.exporters.tflite.ops.binary import aligned
 from compiler.exporters.tflite.ops.unary import UNIT, any_order, elementwise, need_type, note_island, scalar
 from compiler.exporters.tflite.table import lowers
-from compiler.exporters.tflite.tensors import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -109,7 +108,7 @@ def clip(context: LoweringContext, node: ir.Node) -> None:
         context.alias(output, source)  # saturation to the output's own range is the clip; QuantizeLinear requantizes
     elif kind is not None and context.quant(source) is None:
         need_type(source, ("float32",))
-        elementwise(context, node, (("RELU"), "RELU", "RELU_N1_TO_1", "RELU6")[kind])
+        elementwise(context, node, ("", "RELU", "RELU_N1_TO_1", "RELU6")[kind])
     else:
         _general_clip(context, node)
         note_island(context, node, [source], None)
@@ -150,8 +149,3 @@ def softmax(context: LoweringContext, node: ir.Node) -> None:
     else:
         context.emit("LOG_SOFTMAX", [tensor], [result])
     note_island(context, node, [source], quant)
-
-
-def channel_constant(values: Array, rank: int) -> Array:
-    """[channels] as [1, channels, 1, ...] of ``rank``."""
-    return values.reshape((1, -1, *([1] * (rank - 2))))
