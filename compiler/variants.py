@@ -29,7 +29,7 @@ class Variant:
 def plan_variants(
     profiles: Sequence[Profile], formats: Sequence[Format], precisions: Sequence[Precision]
 ) -> tuple[Variant, ...]:
-    """List the artifacts, most wanted first within each format (the order of the first profile that asks).
+    """List the artifacts in the order in which the profiles name them: a device takes the first that it can run.
 
     Without profiles: every format at every precision, or what ``formats`` and ``precisions`` name. With profiles these two narrow.
 
@@ -53,10 +53,9 @@ def plan_variants(
             remedy="Leave out --format and --precision, or name what the profiles ask for.",
         )
     deployment = _deployment_target(profiles)
-    ordered = sorted(kept.items(), key=lambda item: list(Format).index(item[0][0]))
     return tuple(
         Variant(fmt, precision, users[0][1] if users else RUNTIME[fmt], tuple(name for name, _ in users), deployment)
-        for (fmt, precision), users in ordered
+        for (fmt, precision), users in kept.items()
     )
 
 

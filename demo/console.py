@@ -65,10 +65,7 @@ def run(*arguments: str, expect: int = 0, show: bool = True, timeout: float = 18
 
 
 def _short(argument: str) -> str:
+    """Paths below the working folder as a user would write them."""
     path = Path(argument)
-    if path.is_absolute():
-        try:
-            return str(path.relative_to(Path.cwd()))
-        except ValueError:
-            return argument
-    return argument
+    inside = path.is_absolute() and path.is_relative_to(Path.cwd())
+    return str(path.relative_to(Path.cwd())) if inside else argument
