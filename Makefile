@@ -14,7 +14,7 @@ demo: .venv/.ready
 
 lint: .venv/.ready
 	.venv/bin/ruff format --check .
-	.venv/bin/ruff check .
+	.venv/bin/ruff check --no-cache .
 	.venv/bin/mypy
 
 test: .venv/.ready lint

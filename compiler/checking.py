@@ -12,7 +12,7 @@ import onnx_ir as ir
 from compiler.calibration.dataset import Dataset
 from compiler.hub import Imported
 from compiler.hub_session import open_hub
-from compiler.hubfacts import hub_inputs, output_scales
+from compiler.hubfacts import hub_inputs, hub_outputs, output_scales
 from compiler.progress import Progress
 from compiler.request import Data
 from compiler.stages import Exported, Shaped
@@ -67,13 +67,22 @@ def _verify(item: Exported, truth: Truth) -> Verified:
 
 
 def _truth(imported: Imported, evaluation: Dataset | None, hub: ir.Model) -> tuple[Truth, str]:
+    batch = _needed_batch(hub)
     if evaluation is None:
         feeds = {spec.name: _random(spec) for spec in hub_inputs(hub)}
-        return Truth(feeds, run_dataset(imported.reference, feeds), None), f"{RANDOM_SAMPLES} random samples (seed 0)"
+        return Truth(
+            feeds, run_dataset(imported.reference, feeds, batch), None
+        ), f"{RANDOM_SAMPLES} random samples (seed 0)"
     feeds = {name: array[:EVALUATION_LIMIT] for name, array in evaluation.feeds.items()}
     labels = evaluation.labels[:EVALUATION_LIMIT] if evaluation.labels is not None else None
-    outputs = run_dataset(imported.reference, feeds)
+    outputs = run_dataset(imported.reference, feeds, batch)
     return Truth(feeds, outputs, labels), f"{len(next(iter(feeds.values())))} samples of the given data"
+
+
+def _needed_batch(hub: ir.Model) -> int | None:
+    """The hub's batch size if some output has no batch axis: such an output means something for that batch only."""
+    batch = next((spec.shape[0] for spec in hub_inputs(hub) if spec.shape), None)
+    return batch if any(not spec.shape or spec.shape[0] != batch for spec in hub_outputs(hub)) else None
 
 
 def _random(spec: TensorSpec) -> Array:

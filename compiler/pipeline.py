@@ -42,8 +42,8 @@ def build(request: BuildRequest, progress: Progress | None = None) -> Report:
     """
     progress = progress or Silent()
     plan = plan_build(request)
-    request.output.parent.mkdir(parents=True, exist_ok=True)
     try:
+        request.output.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{request.output.name}-", dir=request.output.parent))
     except OSError as error:
         raise storage_error(request.output, error) from error

@@ -69,13 +69,21 @@ def plan_build(request: BuildRequest) -> Plan:
                 remedy="Give --calibration DATA (100 typical samples are enough), or leave int8 out with --precision.",
             )
         variants = tuple(v for v in variants if v.precision is not Precision.INT8)
+    if request.max_drop is not None and request.max_drop < 0:
+        raise DataError(f"--max-drop is {request.max_drop:g}.", remedy="Give the points that may be lost, 0 or more.")
     if request.prune and request.calibration is None:
         raise DataError("Pruning repairs its consumers on calibration data.", remedy="Give --calibration DATA.")
+    _check_output(request)
+    return Plan(request.name or model_name(request.source), profiles, variants)
+
+
+def _check_output(request: BuildRequest) -> None:
+    if request.output.is_file():
+        raise OutputExists(f"{request.output} is a file.", remedy="Give a folder that does not exist yet, or is empty.")
     if request.output.exists() and not request.force and any(request.output.iterdir()):
         raise OutputExists(
             f"{request.output} is not empty.", remedy="Choose another folder, or replace it with --force."
         )
-    return Plan(request.name or model_name(request.source), profiles, variants)
 
 
 @dataclass(frozen=True, slots=True)

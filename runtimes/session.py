@@ -141,12 +141,12 @@ def check_feeds(specs: tuple[TensorSpec, ...], feeds: Feeds) -> None:
             )
 
 
-def run_dataset(session: Session, feeds: Feeds) -> dict[str, Array]:
+def run_dataset(session: Session, feeds: Feeds, batch: int | None = None) -> dict[str, Array]:
     """Run every sample of ``feeds`` (sample axis 0) through ``session`` and concatenate the outputs.
 
-    The model's own batch size is used where it is fixed; the last incomplete batch is padded with copies of its last
-    sample and the padding cut off again. Models without a batch axis (a fixed first dimension that the whole feed
-    matches) run once.
+    The model's own batch size is used where it is fixed, else ``batch`` (None: 32); the last incomplete batch is padded
+    with copies of its last sample and the padding cut off again. Models without a batch axis (a fixed first dimension
+    that the whole feed matches) run once.
 
     Raises:
         InputMismatch: feeds disagree in their number of samples, or do not fit the model.
@@ -160,7 +160,7 @@ def run_dataset(session: Session, feeds: Feeds) -> dict[str, Array]:
         tuple(TensorSpec(s.name, s.dtype, (None, *s.shape[1:]) if s.shape else ()) for s in session.inputs), feeds
     )
     total = next(iter(counts.values()))
-    batch = next((s.shape[0] for s in session.inputs if s.shape), None) or min(total, 32)
+    batch = next((s.shape[0] for s in session.inputs if s.shape), None) or min(total, batch or 32)
     parts: list[dict[str, Array]] = []
     for start in range(0, total, batch):
         chunk = {name: array[start : start + batch] for name, array in feeds.items()}

@@ -56,7 +56,6 @@ def run(
 def _open(artifact: str, runtime: str | None, allow_pickle: bool) -> Session:
     """An artifact of unknown origin runs in a child process; a source runs through its importer's reference."""
     from runtimes.isolation import open_isolated
-
     from runtimes.registry import BY_SUFFIX
 
     path = Path(artifact)

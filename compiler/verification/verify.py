@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtimes.isolation import run_isolated
-
 from compiler.verification.child import Execution
 from compiler.verification.metrics import Accuracy, Flips, Parity, accuracy, flips, parity
+from runtimes.isolation import run_isolated
 from runtimes.session import Array
 
 TIMEOUT_S = 1800.0

@@ -13,6 +13,7 @@ import pytest
 
 from compiler.errors import DataError, OutputExists, UnsupportedModel
 from compiler.request import BuildRequest
+from profiles.catalog import DEVICES
 from profiles.schema import Format, Precision
 from runtimes.artifact.files import sha256_tree
 from runtimes.artifact.manifest import read_manifest
@@ -32,16 +33,17 @@ net (float[N, 3, 8, 8] image) => (float[N, 4] logits) {
 """
 
 
-def _save_net(path: Path, text: str = NET) -> None:
+def _save_net(path: Path, text: str = NET, width: int = 8) -> None:
+    text = text.replace("group = 8", f"group = {width}")
     rng = np.random.default_rng(3)
     model = onnx.parser.parse_model(text)
     weights = {
-        "w1": rng.standard_normal((8, 3, 3, 3)) * 0.3,
-        "b1": rng.standard_normal(8) * 0.1,
-        "w2": rng.standard_normal((8, 1, 3, 3)) * 0.3,
+        "w1": rng.standard_normal((width, 3, 3, 3)) * 0.3,
+        "b1": rng.standard_normal(width) * 0.1,
+        "w2": rng.standard_normal((width, 1, 3, 3)) * 0.3,
         "low": np.array(0.0),
         "high": np.array(6.0),
-        "w3": rng.standard_normal((4, 8)),
+        "w3": rng.standard_normal((4, width)),
         "b3": rng.standard_normal(4),
     }
     model.graph.initializer.extend(onnx.numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items())
@@ -104,13 +106,17 @@ def test_a_failed_gate_sets_the_artifacts_aside(request_: BuildRequest, tmp_path
     from compiler.pipeline import build
 
     labels = request_.calibration.replace("calibration", "labelled") if request_.calibration else None
-    small = replace(request_, formats=(Format.ONNX,), precisions=(Precision.FP32,), evaluate=labels)
-    report = build(replace(small, output=tmp_path / "out", max_drop=-1.0))  # an identical model cannot gain a point
+    profile = tmp_path / "tiny.toml"
+    text = (DEVICES / "android-arm64.toml").read_text("utf-8").replace('name = "android-arm64"', 'name = "tiny"')
+    profile.write_text(text.replace("size_bytes = 33_554_432", "size_bytes = 1024"), "utf-8")
+    small = replace(request_, profiles=(str(profile),), precisions=(Precision.FP32,), formats=(Format.TFLITE,))
+    report = build(replace(small, output=tmp_path / "out", evaluate=labels))
     assert not report.ok
-    assert (tmp_path / "out" / "rejected" / "net-fp32.onnx").is_file()
+    assert [g.name for a in report.artifacts for g in a.gates if not g.ok] == ["size"]
+    assert (tmp_path / "out" / "rejected" / "net-fp32.tflite").is_file()
     assert not (tmp_path / "out" / "manifest.draft.json").exists()
     document = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
-    assert document["artifacts"][0]["path"] == "rejected/net-fp32.onnx"
+    assert document["artifacts"][0]["path"] == "rejected/net-fp32.tflite"
     assert document["ok"] is False
 
 
@@ -129,8 +135,11 @@ def test_an_existing_folder_needs_force(request_: BuildRequest, tmp_path: Path) 
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-UNSUPPORTED = NET.replace("e = Clip (d, low, high)", "t = Det (d)\n  s = Size (t)\n  e = Clip (d, low, high)").replace(
-    "(float[N, 4] logits)", "(float[N, 4] logits, int64 s)"
+UNSUPPORTED = NET.replace("logits = ", "t = Det (d)\n  logits = ").replace(
+    "(float[N, 4] logits)", "(float[N, 4] logits, float[N, 8] t)"
+)
+UNBATCHED = NET.replace("logits = ", "m = ReduceMax <keepdims = 0> (d)\n  logits = ").replace(
+    "(float[N, 4] logits)", "(float[N, 4] logits, float m)"
 )
 
 
@@ -144,6 +153,16 @@ def test_all_refusals_come_at_once_and_nothing_is_written(request_: BuildRequest
     assert {r.where for r in caught.value.refusals} >= {"tflite", "coreml"}
     assert any(r.op_type == "Det" for r in caught.value.refusals)
     assert [p.name for p in tmp_path.iterdir()] == ["bad.onnx"]
+
+
+def test_an_output_without_batch_axis_is_compared_sample_by_sample(request_: BuildRequest, tmp_path: Path) -> None:
+    from compiler.pipeline import build
+
+    _save_net(tmp_path / "unbatched.onnx", UNBATCHED)
+    small = replace(request_, source=str(tmp_path / "unbatched.onnx"), precisions=(Precision.FP32,))
+    report = build(replace(small, output=tmp_path / "out"))
+    assert report.ok
+    assert all(a.parity.samples == 64 for a in report.artifacts)
 
 
 @pytest.mark.parametrize("shape", [(64, 3, 8, 9), (64, 8, 8, 3)])
@@ -167,9 +186,9 @@ def test_an_output_that_cannot_be_written_is_a_storage_error(request_: BuildRequ
 def test_pruning_is_reported_and_judged_against_the_pruned_hub(request_: BuildRequest, tmp_path: Path) -> None:
     from compiler.pipeline import build
 
-    report = build(
-        replace(request_, output=tmp_path / "out", prune=0.25, formats=(Format.ONNX,), precisions=(Precision.FP32,))
-    )
+    _save_net(tmp_path / "wide.onnx", width=32)
+    small = replace(request_, source=str(tmp_path / "wide.onnx"), formats=(Format.ONNX,), precisions=(Precision.FP32,))
+    report = build(replace(small, output=tmp_path / "out", prune=0.25))
     assert report.ok
     assert report.prune is not None
     assert report.artifacts[0].lowering.relative_error < 1e-5 < report.artifacts[0].parity.relative_error
