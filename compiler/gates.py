@@ -52,6 +52,22 @@ def accuracy_gate(artifact: str, flips: Flips, max_drop_points: float) -> Gate:
     return Gate("max-drop", artifact, ok, drop, max_drop_points, reason)
 
 
+def sqnr_gate(artifact: str, parity: Parity, least_db: float) -> Gate:
+    reason = (
+        f"{parity.snr_db:.1f} dB against the source, {least_db:g} dB asked; most is lost at {parity.worst_tensor!r}."
+    )
+    return Gate("min-sqnr", artifact, parity.snr_db >= least_db, parity.snr_db, least_db, reason)
+
+
+def answers_gate(artifact: str, parity: Parity, least: float) -> Gate:
+    """Fails too where there is no argmax to compare: what was asked for could not be checked."""
+    if parity.agreement is None:
+        reason = "The first output has nothing to choose from, so answers cannot be compared."
+        return Gate("min-agreement", artifact, False, 0.0, least, reason)
+    reason = f"{parity.agreement:.2%} of {parity.samples} answers are the source's, {least:.2%} asked."
+    return Gate("min-agreement", artifact, parity.agreement >= least, parity.agreement, least, reason)
+
+
 def size_gate(artifact: str, size_bytes: int, limit_bytes: int) -> Gate:
     reason = f"{format_bytes(size_bytes)}, {format_bytes(limit_bytes)} allowed."
     return Gate("size", artifact, size_bytes <= limit_bytes, size_bytes, limit_bytes, reason)

@@ -21,6 +21,7 @@ class BuildRequest:
     """Everything that shapes a build; the fields are `edgewright build`'s options.
 
     ``prune`` is the share of channels to remove; ``max_drop`` accuracy points, over the profiles' own budgets.
+    ``min_sqnr`` (dB) and ``min_agreement`` (a share) are gates; ``effort`` "high" climbs the whole rescue ladder.
     ``cache_dir`` None turns the stage cache off.
     """
 
@@ -33,6 +34,9 @@ class BuildRequest:
     calibration: str | None = None
     evaluate: str | None = None
     max_drop: float | None = None
+    min_sqnr: float | None = None
+    min_agreement: float | None = None
+    effort: str = "normal"
     prune: float | None = None
     observer: str | None = None
     quantizer: str = "edgewright"
@@ -71,6 +75,11 @@ def plan_build(request: BuildRequest) -> Plan:
         variants = tuple(v for v in variants if v.precision is not Precision.INT8)
     if request.max_drop is not None and request.max_drop < 0:
         raise DataError(f"--max-drop is {request.max_drop:g}.", remedy="Give the points that may be lost, 0 or more.")
+    if request.effort == "high" and request.quantizer != "edgewright":
+        raise DataError(
+            f"The rescue ladder starts from edgewright's own plan, not from {request.quantizer}'s.",
+            remedy="Leave out --effort high or --quantizer.",
+        )
     if request.prune and request.calibration is None:
         raise DataError("Pruning repairs its consumers on calibration data.", remedy="Give --calibration DATA.")
     _check_output(request)

@@ -13,6 +13,8 @@ import onnx_ir as ir
 
 from compiler.cache import Cache
 from compiler.calibration.dataset import Dataset
+from compiler.exporters import EXPORTERS
+from compiler.exporters.base import ExportOptions
 from compiler.hubfacts import digest_of
 from compiler.passes.serialize import from_bytes, to_bytes
 from compiler.progress import Progress
@@ -20,10 +22,15 @@ from compiler.pruning import PruneOptions, prune
 from compiler.quantization.engine import QUANTIZERS, Quantized
 from compiler.quantization.evidence import gather_evidence
 from compiler.quantization.plan import QuantizeOptions
+from compiler.quantization.rescue.candidate import FEWEST, HELD_OUT_EVERY
+from compiler.quantization.rescue.ladder import Climb, Goals, climb
 from compiler.request import BuildRequest, Plan
+from compiler.variants import strictest
+from profiles.schema import Precision
 from runtimes.artifact.canonical import canonical_json
 
 EVIDENCE_SAMPLES = 16
+FIRST_BELOW_DB = 20.0  # a tenth of the signal is noise: where a collapse begins
 
 Produce = Callable[[Callable[[int], None]], tuple[ir.Model, dict[str, Any]]]
 
@@ -76,20 +83,72 @@ def quantize_stage(
         keep_float=tuple(sorted(str(node.name) for node in hub.graph if node.op_type in floating)),
     )
     engine = QUANTIZERS.get(request.quantizer)
-    key = [digest_of(hub), data.digest, request.quantizer, asdict(options)]
+    goals = _goals(request, plan)
+    key = [digest_of(hub), data.digest, request.quantizer, asdict(options), asdict(goals)]
+    key.append(sorted({v.format.value for v in plan.variants}))
 
     def produce(advance: Callable[[int], None]) -> tuple[ir.Model, dict[str, Any]]:
-        quantized = engine(hub, data, options)
-        return quantized.model, _section(quantized, hub, data)
+        climbed = None
+        if request.quantizer == "edgewright" and _worth_climbing(goals, data):
+            climbed = climb(hub, data, options, goals, lowers=_lowers(plan), advance=advance)
+        if climbed is None or len(climbed.attempts) == 1:  # nothing to rescue: all samples may calibrate
+            quantized, reference = engine(hub, data, options), hub
+        else:
+            quantized, reference = climbed.best, climbed.reference
+        return quantized.model, _section(quantized, reference, data) | _ladder(climbed)
 
     return _stage("quantize", key, produce, cache, scratch, progress)
+
+
+def _goals(request: BuildRequest, plan: Plan) -> Goals:
+    """The gates as goals on held-out samples. Accuracy cannot fall by more than the share of answers that change."""
+    budgets = [strictest(v, plan.profiles).max_drop_points for v in plan.variants if v.precision is Precision.INT8]
+    drops = [request.max_drop] if request.max_drop is not None else [d for d in budgets if d is not None]
+    least = [1 - drop / 100 for drop in drops if drop is not None]
+    if request.min_agreement is not None:
+        least.append(request.min_agreement)
+    return Goals(request.min_sqnr, max(least, default=None), request.effort == "high")
+
+
+def _worth_climbing(goals: Goals, data: Dataset) -> bool:
+    """With too few samples to hold some out, only an explicit wish climbs (and is then told so)."""
+    return goals.climb_all or (goals.any and data.count >= max(FEWEST, HELD_OUT_EVERY * data.batch))
+
+
+def _lowers(plan: Plan) -> Callable[[ir.Model], str | None]:
+    """Why a quantized hub cannot become one of the plan's INT8 artifacts, or None."""
+    variants = {v.format: v for v in plan.variants if v.precision is Precision.INT8}
+
+    def check(model: ir.Model) -> str | None:
+        for variant in variants.values():
+            options = ExportOptions(variant.precision, deployment_target=variant.deployment_target)
+            for refusal in EXPORTERS.get(variant.format.value).check(model, options):
+                return str(refusal)
+        return None
+
+    return check
+
+
+def _ladder(climbed: Climb | None) -> dict[str, Any]:
+    """The report's table of rungs; empty where nothing was judged."""
+    if climbed is None:
+        return {}
+    return {
+        "goals_met_on_held_out": climbed.met,
+        "held_out_samples": climbed.held_out,
+        "ladder": [{k: _finite(v) for k, v in asdict(a).items()} for a in climbed.attempts],
+    }
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _section(quantized: Quantized, hub: ir.Model, data: Dataset) -> dict[str, Any]:
     """The report's section: what is in int8, what is not and why, and the noise of each node."""
     spec = quantized.spec
     evidence = gather_evidence(hub, quantized, data, samples=EVIDENCE_SAMPLES)
-    worst = evidence.worst
+    worst, first = evidence.worst, evidence.first_below(FIRST_BELOW_DB)
     return {
         "scheme": "int8: per-channel symmetric weights, asymmetric activations",
         "nodes_int8": len(spec.nodes) - len(spec.float_nodes),
@@ -99,6 +158,7 @@ def _section(quantized: Quantized, hub: ir.Model, data: Dataset) -> dict[str, An
         "calibration": dict(spec.provenance),
         "worst_node": f"{worst.node} ({worst.op_type}): {worst.sqnr_db:.1f} dB" if worst else None,
         "cpu": evidence.cpu_note or f"int8 dot products here: {', '.join(evidence.cpu_flags)}",
+        "first_below_20_db": first.node if first else None,
         "sqnr_db": {e.node: e.sqnr_db if math.isfinite(e.sqnr_db) else None for e in evidence.layers},
         "saturated_share": {e.node: e.saturated_share for e in evidence.layers if e.saturated_share > 0},
     }

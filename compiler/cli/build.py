@@ -43,6 +43,20 @@ PRECISIONS = ("fp32", "fp16", "int8")
     metavar="POINTS",
     help="Accuracy points that an artifact may lose; default: the profile's.",
 )
+@click.option("--min-sqnr", type=float, metavar="DB", help="Least signal to quantization noise of every artifact.")
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Least share of answers equal to the source's, e.g. 0.99.",
+)
+@click.option(
+    "--effort",
+    type=click.Choice(("normal", "high")),
+    default="normal",
+    show_default=True,
+    help="high: climb the whole rescue ladder of INT8, not only while a gate fails.",
+)
 @click.option(
     "--prune",
     type=click.FloatRange(0, 0.9, max_open=True),

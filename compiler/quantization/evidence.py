@@ -46,6 +46,10 @@ class Evidence:
     def worst(self) -> LayerEvidence | None:
         return min(self.layers, key=lambda layer: layer.sqnr_db, default=None)
 
+    def first_below(self, floor_db: float) -> LayerEvidence | None:
+        """The first activation in graph order with less than ``floor_db`` of signal to noise: where it begins to go wrong."""
+        return next((layer for layer in self.layers if layer.sqnr_db < floor_db), None)
+
     @property
     def cpu_note(self) -> str | None:
         """A warning where figures measured here may not be a board's."""

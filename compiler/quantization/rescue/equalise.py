@@ -1,0 +1,202 @@
+"""Cross-layer equalisation: the same function with channels of like range, so that one scale per tensor suits them all.
+
+Between two layers A and B joined by something positively homogeneous, f(x / s) = f(x) / s per channel, so A's channel c may be
+divided and B's input channel c multiplied by s[c] > 0 without a change in what the model computes. Weights have a scale per
+output channel, so what is balanced is the activation's range against B's weights:
+
+    s[c] = sqrt(range[c] / max|W_B[:, c]|), and s[c] = range[c] where B is depthwise (its channels have scales of their own)
+
+Source: M. Nagel et al. (2019), section 4.1, with ranges measured as in G. Xiao et al., "SmoothQuant" (2022). Clip(0, 6) is
+homogeneous below 6 only: a channel that meets the ceiling stays as it is, and none is scaled to meet it. HardSwish, Sigmoid
+and the like are not homogeneous and end the search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from compiler.calibration.dataset import Dataset
+from compiler.passes.edit import add_initializer
+from compiler.pruning.activations import stream
+from compiler.quantization.rescue.bias import correct_biases
+from compiler.quantization.rescue.candidate import Bench, Candidate, candidate
+from compiler.quantization.structure import constant_of, name_of, value_name
+from runtimes.session import Array
+
+HOMOGENEOUS = ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
+CEILING = 6.0
+HEADROOM = 0.9  # a rescaled channel reaches at most this share of the ceiling on calibration samples
+LARGEST_FACTOR = 1e4
+SAMPLES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Names of the nodes ``first`` and ``second`` and of the value after the activation between; ``clipped``: by Clip(0, 6)."""
+
+    first: str
+    second: str
+    between: str
+    clipped: bool
+    depthwise: bool
+
+
+def equalise_layers(start: Candidate, bench: Bench) -> Iterator[tuple[str, Candidate]]:
+    """Yield ``start`` equalised and calibrated anew, then that with corrected biases; nothing where no pair is found."""
+    model, pairs = equalised(start.reference, bench.train)
+    if not pairs:
+        return
+    # Rounding and biases that were chosen for the other scales are of no use here.
+    made = candidate(model, bench.train, start.options)
+    yield f"{len(pairs)} pairs", made
+    for detail, corrected in correct_biases(made, bench):
+        yield f"{len(pairs)} pairs, biases of {detail}", corrected
+
+
+def equalised(model: ir.Model, dataset: Dataset) -> tuple[ir.Model, list[Pair]]:
+    """A float hub that computes the same, and the pairs that were rescaled; ``model`` is not modified."""
+    pairs = find_pairs(model)
+    if not pairs:
+        return model, []
+    peaks = _peaks(model, pairs, dataset.take(SAMPLES))
+    result = model.clone()
+    nodes = {name_of(node): node for node in result.graph}
+    for pair in pairs:
+        _rescale(result.graph, nodes[pair.first], nodes[pair.second], pair, peaks[pair.between])
+    return result, pairs
+
+
+def find_pairs(model: ir.Model) -> list[Pair]:
+    """Pairs in graph order."""
+    found = [_pair_from(node) for node in model.graph if node.op_type in ("Conv", "Gemm")]
+    return [pair for pair in found if pair is not None]
+
+
+def _pair_from(node: ir.Node) -> Pair | None:
+    if not _weights_are_its_own(node) or (node.op_type == "Gemm" and not _plain_gemm(node)):
+        return None
+    between, value, clipped = node.outputs[0], node.outputs[0], False
+    while (reader := _only_reader(value)) is not None:
+        if reader.op_type in ("Conv", "Gemm"):
+            if not _weights_are_its_own(reader) or not _plain_gemm(reader) or _grouped(reader) is None:
+                return None
+            depthwise = bool(_grouped(reader))
+            return Pair(name_of(node), name_of(reader), value_name(between), clipped, depthwise)
+        if not _passes_scales(reader):
+            return None
+        clipped = clipped or reader.op_type == "Clip"
+        value = reader.outputs[0]
+        if reader.op_type in ("Relu", "LeakyRelu", "Clip"):
+            between = value
+    return None
+
+
+def _only_reader(value: ir.Value) -> ir.Node | None:
+    uses = list(value.uses())
+    if len(uses) != 1 or value.is_graph_output() or uses[0][1] != 0:
+        return None
+    return uses[0][0]
+
+
+def _passes_scales(node: ir.Node) -> bool:
+    if node.op_type in HOMOGENEOUS:
+        return True
+    if node.op_type == "Clip":
+        limits = [constant_of(v) for v in node.inputs[1:]]
+        return [None if c is None else float(c) for c in limits] == [0.0, CEILING]
+    if node.op_type in ("Flatten", "Reshape"):  # [batch, channels, 1, 1] to [batch, channels]
+        source, target = node.inputs[0], node.outputs[0]
+        before, after = list(source.shape or ()) if source else [], list(target.shape or ())
+        return len(before) > 2 and len(after) == 2 and before[:2] == after and all(d == 1 for d in before[2:])
+    return False
+
+
+def _weights_are_its_own(node: ir.Node) -> bool:
+    constants = [v for v in node.inputs[1:] if v is not None]
+    return all(constant_of(v) is not None and len(v.uses()) == 1 and not v.is_graph_output() for v in constants)
+
+
+def _plain_gemm(node: ir.Node) -> bool:
+    if node.op_type != "Gemm":
+        return True
+    plain = {"alpha": 1.0, "beta": 1.0, "transA": 0}
+    return all(node.attributes[k].value == v for k, v in plain.items() if k in node.attributes)
+
+
+def _grouped(node: ir.Node) -> bool | None:
+    """True: depthwise, one input channel per group. False: no groups. None: groups of several channels."""
+    group = node.attributes["group"].as_int() if "group" in node.attributes else 1
+    weight = constant_of(node.inputs[1])
+    if group == 1 or weight is None:
+        return False
+    return True if weight.shape[1] == 1 and weight.shape[0] == group else None
+
+
+def _peaks(model: ir.Model, pairs: list[Pair], dataset: Dataset) -> dict[str, NDArray[np.float64]]:
+    """max|x| per channel of the values between, [channels]."""
+    names = [pair.between for pair in pairs]
+    peaks: dict[str, NDArray[np.float64]] = {}
+    for values in stream(model, names, dict(dataset.feeds)):
+        for name in names:
+            axes = tuple(a for a in range(values[name].ndim) if a != 1)
+            peak = np.abs(values[name]).max(axis=axes).astype(np.float64)
+            peaks[name] = np.maximum(peaks.get(name, 0.0), peak)
+    return peaks
+
+
+def factors(peak: NDArray[np.float64], reach: NDArray[np.float64], pair: Pair) -> NDArray[np.float64]:
+    """s [channels] from the channels' peaks and the reach max|W_B[:, c]| of the weights that read them.
+
+    The largest peak stays what it was, so that nothing but the balance changes.
+    """
+    alive = (peak > 0) & (reach > 0)
+    if not alive.any():
+        return np.ones_like(peak)
+    s = np.ones_like(peak)
+    s[alive] = peak[alive] if pair.depthwise else np.sqrt(peak[alive] / reach[alive])
+    s[alive] *= (peak[alive] / s[alive]).max() / peak[alive].max()
+    s = np.clip(s, 1 / LARGEST_FACTOR, LARGEST_FACTOR)
+    if pair.clipped:
+        room = CEILING * HEADROOM
+        s = np.where(peak < room, np.maximum(s, peak / room), 1.0)
+    return np.where(alive, s, 1.0)
+
+
+def _rescale(graph: ir.Graph, first: ir.Node, second: ir.Node, pair: Pair, peak: NDArray[np.float64]) -> None:
+    head, tail = _weight(first), _weight(second)
+    head_axis, tail_axis = _output_axis(first), 0 if pair.depthwise else 1 - _output_axis(second)
+    reach = np.abs(tail).max(axis=tuple(a for a in range(tail.ndim) if a != tail_axis))
+    s = factors(peak, reach, pair)
+    _put(graph, first, 1, head / _along(s, head, head_axis))
+    _put(graph, second, 1, tail * _along(s, tail, tail_axis))
+    if len(first.inputs) > 2 and (bias := constant_of(first.inputs[2])) is not None:
+        _put(graph, first, 2, np.broadcast_to(bias.astype(np.float64).reshape(-1), s.shape) / s)
+
+
+def _weight(node: ir.Node) -> NDArray[np.float64]:
+    array = constant_of(node.inputs[1])
+    assert array is not None
+    return array.astype(np.float64)
+
+
+def _output_axis(node: ir.Node) -> int:
+    if node.op_type == "Conv":
+        return 0
+    return 0 if "transB" in node.attributes and node.attributes["transB"].as_int() else 1
+
+
+def _along(s: NDArray[np.float64], array: Array, axis: int) -> NDArray[np.float64]:
+    return s.reshape([-1 if a == axis else 1 for a in range(array.ndim)])
+
+
+def _put(graph: ir.Graph, node: ir.Node, index: int, array: NDArray[np.float64]) -> None:
+    """Replace a constant input that nobody else reads."""
+    old = node.inputs[index]
+    assert old is not None and old.name is not None
+    node.replace_input_with(index, add_initializer(graph, f"{old.name}/equalised", array.astype(np.float32)))
+    del graph.initializers[old.name]
