@@ -68,14 +68,17 @@ def measure_sensitivity(start: Candidate, bench: Bench) -> list[Sensitivity]:
 
 
 def island_nodes(start: Candidate) -> list[ir.Node]:
-    """int8 nodes with arithmetic of their own; what only moves data or is fused into another follows by itself."""
+    """int8 nodes with arithmetic of their own, and Concat, which forces one scale on tensors of unlike ranges (detector heads).
+
+    What else moves data, or is fused into another node, follows by itself.
+    """
     decisions = start.spec.nodes
     fused = {d.fused_into for d in decisions.values() if d.fused_into}
     return [
         node
         for node in start.reference.graph
         if decisions[name_of(node)].precision is NodePrecision.INT8
-        and not RULES[node.op_type].moves_data
+        and (node.op_type == "Concat" or not RULES[node.op_type].moves_data)
         and node.outputs[0].name not in fused
     ]
 

@@ -35,6 +35,7 @@ RUNGS: Final[tuple[tuple[str, Rung], ...]] = (
 )
 # Without a goal to reach there is nothing to buy with more bytes: islands are then tried up to this share only.
 UNASKED_GROWTH = 0.05
+UNASKED_GAIN_DB = 1.0  # and more float nodes than before, which cost conversions at run time, have to bring this much
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ class _Table:
     def judge(self, name: str, detail: str, made: Candidate) -> None:
         model = made.quantized().model
         score = self._bench.score(model)
-        kept, why = self._decide(score, model)
+        kept, why = self._decide(score, made, model)
         now = time.perf_counter()
         self.attempts.append(
             Attempt(
@@ -165,12 +166,15 @@ class _Table:
             self.best, self.score = made, score
         self._advance(len(self.attempts))
 
-    def _decide(self, score: Score, model: ir.Model) -> tuple[bool, str]:
+    def _decide(self, score: Score, made: Candidate, model: ir.Model) -> tuple[bool, str]:
         if not self.attempts:
             return True, "where the climb starts"
         gain = score.sqnr_db - self.score.sqnr_db
         if not score.better_than(self.score):
             return False, f"{gain:+.2f} dB" if gain <= 0 else "more answers differ from the float model's"
+        dearer = len(made.spec.float_nodes) > len(self.best.spec.float_nodes)
+        if dearer and not self._goals.any and gain < UNASKED_GAIN_DB:
+            return False, f"{gain:+.2f} dB, too little for more float nodes"
         refusal = self._lowers(model)
         return (False, refusal) if refusal else (True, f"{gain:+.2f} dB")
 

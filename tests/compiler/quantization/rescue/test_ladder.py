@@ -147,3 +147,11 @@ def test_gates_say_no_with_a_reason() -> None:
     assert not sqnr_gate("a", found, 10.0).ok
     single = parity({"y": plain[:, :1]}, {"y": plain[:, :1]})
     assert not answers_gate("a", single, 0.5).ok
+
+
+def test_unasked_islands_must_be_worth_their_conversions(whole: Climb) -> None:
+    best = -np.inf
+    for attempt in whole.attempts:
+        if attempt.rung == "float islands" and attempt.kept:
+            assert attempt.sqnr_db >= best + 1.0
+        best = max(best, attempt.sqnr_db) if attempt.kept else best

@@ -15,12 +15,13 @@ from compiler.quantization.plan import QuantizeOptions
 from compiler.quantization.rescue.bias import correct_biases, correctable, means
 from compiler.quantization.rescue.candidate import candidate, make_bench, replanned
 from compiler.quantization.rescue.equalise import equalised, find_pairs
-from compiler.quantization.rescue.islands import Sensitivity, knapsack, measure_sensitivity
+from compiler.quantization.rescue.islands import Sensitivity, keep_sensitive_in_float, knapsack, measure_sensitivity
 from compiler.quantization.rescue.rounding import gptq, round_second_order
 from compiler.quantization.spec import NodePrecision
 from compiler.quantization.structure import name_of
 from compiler.verification.metrics import parity
 from runtimes.session import Array, run_dataset
+from tests.compiler.hub_models import hub
 from tests.compiler.quantization.rescue.nets import samples, uneven_net
 
 
@@ -180,6 +181,33 @@ def test_sensitivity_is_what_quantizing_anew_without_the_node_gains() -> None:
     for name in ("Conv_0", "Gemm_8"):
         assert table[name].gain_db == pytest.approx(snr((name,)) - base, abs=1e-6)
         assert table[name].extra_bytes > 3 * 60
+
+
+MIXED = """
+net (float[1, 8] x) => (float[1, 6] y) {
+  scores = Gemm <transB = 1> (x, ws, bs)
+  box = Gemm <transB = 1> (x, wb, bb)
+  y = Concat <axis = 1> (scores, box)
+}
+"""
+
+
+def test_a_concat_of_unlike_ranges_is_found_and_left_in_float() -> None:
+    """One scale for scores of about 1 and boxes of about 500 leaves the scores a handful of codes."""
+    rng = np.random.default_rng(3)
+    arrays = {
+        "ws": rng.standard_normal((4, 8)) * 0.3,
+        "bs": rng.standard_normal(4),
+        "wb": rng.standard_normal((2, 8)) * 150,
+        "bb": rng.standard_normal(2),
+    }
+    model = hub(MIXED, **{name: array.astype(np.float32) for name, array in arrays.items()})
+    data = samples(model)
+    bench = make_bench(model, data)
+    *_, (_, made) = keep_sensitive_in_float(candidate(model, bench.train, QuantizeOptions()), bench)
+    assert made.spec.nodes["Concat_2"].precision is NodePrecision.FLOAT32
+    scores = {a: float(made.spec.activations[a].scale[0]) for a in ("scores", "box")}
+    assert scores["scores"] < scores["box"] / 50
 
 
 def test_the_knapsack_is_the_best_subset_that_fits() -> None:

@@ -1,0 +1,1 @@
+"""Quantizers held against each other: same models, same calibration data, one run."""
