@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,17 +59,15 @@ def main() -> int:
     return 0
 
 
-def cases(realdata: Path, folder: Path, only: list[str] | None) -> list[Case]:
+def cases(realdata: Path, folder: Path, only: list[str] | None) -> Iterator[Case]:
     """The models, trained or read; missing real data leaves its model out."""
     from benchmarks.quantization.nets import NETS
 
-    found = []
     if (realdata / "kws").is_dir() and (not only or "kws" in only):
-        found.append(kws(realdata / "kws"))
+        yield kws(realdata / "kws")
     for name in NETS:
         if not only or name in only:
-            found.append(trained_case(name, folder))
-    return found
+            yield trained_case(name, folder)
 
 
 def kws(folder: Path) -> Case:

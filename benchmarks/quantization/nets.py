@@ -141,13 +141,13 @@ def make_uneven(net: nn.Sequential, ratio: float = 1000.0) -> None:
             depthwise.weight.div_(spread.reshape(-1, 1, 1, 1))  # type: ignore[union-attr, operator, arg-type]
 
 
-def train(net: nn.Module, images: Array, labels: Array, epochs: int = 12) -> nn.Module:
+def train(net: nn.Module, images: Array, labels: Array, epochs: int = 8) -> nn.Module:
     """Adam on the first TRAINED samples; returns the net in evaluation mode."""
     x, y, box = torch.from_numpy(images[:TRAINED]), torch.from_numpy(labels[:TRAINED]), torch.from_numpy(boxes(images))
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)
     net.train()
     for _ in range(epochs):
-        for rows in torch.randperm(TRAINED).split(50):
+        for rows in torch.randperm(TRAINED).split(100):
             answer = net(x[rows])
             loss = nn.functional.cross_entropy(answer[:, :10], y[rows])
             if answer.shape[1] > 10:
