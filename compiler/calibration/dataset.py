@@ -69,7 +69,7 @@ def make_dataset(arrays: Mapping[str, Array], inputs: tuple[TensorSpec, ...], *,
     feeds = {spec.name: _fit(samples[spec.name], spec, where) for spec in inputs}
     _check_counts(feeds, labels, where)
     batch = next((spec.shape[0] for spec in inputs if spec.shape), None) or 1
-    warnings = tuple(_doubts(feeds))
+    warnings = (*_doubts(feeds), *_doubtful_scale(feeds), *_missing_classes(labels))
     for warning in warnings:
         LOGGER.warning("%s: %s", where, warning)
     return Dataset(feeds, labels, content_digest(feeds, labels), batch, warnings)
@@ -172,6 +172,30 @@ def _doubts(feeds: Mapping[str, Array]) -> Iterator[str]:
     }
     if len(seen) < count:
         yield f"{count - len(seen)} of {count} samples are exact duplicates of others"
+
+
+def _doubtful_scale(feeds: Mapping[str, Array]) -> Iterator[str]:
+    """Pixels divided by 255 twice end below 1/255; no usual preprocessing gets there."""
+    for name, array in feeds.items():
+        if (
+            array.dtype.kind == "f"
+            and array.ndim >= 3
+            and array.size
+            and 0 < float(np.abs(array).max()) <= 1 / 255 + 1e-6
+        ):
+            peak = float(np.abs(array).max())
+            yield f"input {name!r} never exceeds {peak:.3g}, which is what normalising twice leaves"
+
+
+def _missing_classes(labels: Array | None) -> Iterator[str]:
+    """Labels count from 0: a class between that no sample has was left out, not unknown."""
+    if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size or labels.min() < 0:
+        return
+    total = int(labels.max()) + 1
+    present = np.unique(labels)
+    if total <= 2 * labels.size and len(present) < total:
+        missing = np.setdiff1d(np.arange(total), present)
+        yield f"{len(missing)} of the classes 0 to {total - 1} have no sample, first class {missing[0]}"
 
 
 def _words(shape: tuple[int | None, ...]) -> str:

@@ -21,7 +21,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from compiler.calibration.dataset import Dataset
-from compiler.passes.edit import add_initializer
+from compiler.passes.edit import refold
 from compiler.pruning.activations import stream
 from compiler.quantization.rescue.bias import correct_biases
 from compiler.quantization.rescue.candidate import Bench, Candidate, candidate
@@ -196,7 +196,4 @@ def _along(s: NDArray[np.float64], array: Array, axis: int) -> NDArray[np.float6
 
 def _put(graph: ir.Graph, node: ir.Node, index: int, array: NDArray[np.float64]) -> None:
     """Replace a constant input that nobody else reads."""
-    old = node.inputs[index]
-    assert old is not None and old.name is not None
-    node.replace_input_with(index, add_initializer(graph, f"{old.name}/equalised", array.astype(np.float32)))
-    del graph.initializers[old.name]
+    node.replace_input_with(index, refold(graph, node.inputs[index], array, f"{node.name}/equalised"))

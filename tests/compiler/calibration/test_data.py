@@ -142,3 +142,27 @@ def test_the_digest_is_of_content_and_the_last_batch_is_filled() -> None:
     other[3, 1] += 1
     assert make_dataset({"x": other}, spec, where="test").digest != data.digest
     assert data.take(3).count == 3
+
+
+def test_pixels_normalised_twice_are_named(tmp_path: Path) -> None:
+    image = (TensorSpec("x", "float32", (1, 4, 4, 3)),)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3)).astype(np.float32)
+    np.savez(tmp_path / "once.npz", x=pixels / 255)
+    np.savez(tmp_path / "twice.npz", x=pixels / 255 / 255)
+    assert load_dataset(str(tmp_path / "once.npz"), image).warnings == ()
+    assert ["normalising twice" in w for w in load_dataset(str(tmp_path / "twice.npz"), image).warnings] == [True]
+
+
+def test_classes_without_samples_are_counted(tmp_path: Path) -> None:
+    labels = np.arange(40) % 8
+    np.savez(tmp_path / "d.npz", x=samples(), labels=np.where(np.isin(labels, (3, 5)), 0, labels))
+    assert load_dataset(str(tmp_path / "d.npz"), ONE).warnings == (
+        "2 of the classes 0 to 7 have no sample, first class 3",
+    )
+    np.savez(tmp_path / "e.npz", x=samples(), labels=labels)
+    assert load_dataset(str(tmp_path / "e.npz"), ONE).warnings == ()
+
+
+def test_labels_with_a_background_index_far_away_are_not_counted(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=samples(), labels=np.full(40, 999))
+    assert load_dataset(str(tmp_path / "d.npz"), ONE).warnings == ()
