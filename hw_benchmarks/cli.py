@@ -36,7 +36,7 @@ def cli() -> None:
 )
 @click.option("--min-queries", default=64, show_default=True, type=click.IntRange(1))
 @click.option("--warm-up", default=10, show_default=True, type=click.IntRange(0))
-@click.option("--repeats", default=3, show_default=True, type=click.IntRange(1), help="Fresh processes per artifact.")
+@click.option("--repeats", default=5, show_default=True, type=click.IntRange(1), help="Fresh processes per artifact.")
 @click.option("--inputs", type=click.Path(path_type=Path, exists=True), help=".npz with the inputs; default: random.")
 @click.option("--driver", default="auto", show_default=True, type=click.Choice(["auto", "loadgen", "built-in"]))
 @click.option("--operators", is_flag=True, help="Add the time per operator type where the runtime tells.")

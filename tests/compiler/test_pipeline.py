@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnx.parser
 import pytest
 
 from compiler.errors import DataError, OutputExists, UnsupportedModel
@@ -18,42 +16,13 @@ from profiles.schema import Format, Precision
 from runtimes.artifact.files import sha256_tree
 from runtimes.artifact.manifest import read_manifest
 from runtimes.errors import StorageError
-
-NET = """
-<ir_version: 10, opset_import: ["": 21]>
-net (float[N, 3, 8, 8] image) => (float[N, 4] logits) {
-  c = Conv <pads = [1, 1, 1, 1]> (image, w1, b1)
-  r = Relu (c)
-  d = Conv <group = 8, pads = [1, 1, 1, 1], strides = [2, 2]> (r, w2)
-  e = Clip (d, low, high)
-  g = GlobalAveragePool (e)
-  f = Flatten (g)
-  logits = Gemm <transB = 1> (f, w3, b3)
-}
-"""
-
-
-def _save_net(path: Path, text: str = NET, width: int = 8) -> None:
-    text = text.replace("group = 8", f"group = {width}")
-    rng = np.random.default_rng(3)
-    model = onnx.parser.parse_model(text)
-    weights = {
-        "w1": rng.standard_normal((width, 3, 3, 3)) * 0.3,
-        "b1": rng.standard_normal(width) * 0.1,
-        "w2": rng.standard_normal((width, 1, 3, 3)) * 0.3,
-        "low": np.array(0.0),
-        "high": np.array(6.0),
-        "w3": rng.standard_normal((4, width)),
-        "b3": rng.standard_normal(4),
-    }
-    model.graph.initializer.extend(onnx.numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items())
-    onnx.save(model, path)
+from tests.compiler.small_net import NET, UNSUPPORTED, save_net
 
 
 @pytest.fixture(scope="module")
 def request_(tmp_path_factory: pytest.TempPathFactory) -> BuildRequest:
     folder = tmp_path_factory.mktemp("net")
-    _save_net(folder / "net.onnx")
+    save_net(folder / "net.onnx")
     rng = np.random.default_rng(4)
     images = rng.random((64, 3, 8, 8)).astype(np.float32)
     np.savez(folder / "calibration.npz", image=images)
@@ -135,9 +104,6 @@ def test_an_existing_folder_needs_force(request_: BuildRequest, tmp_path: Path) 
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-UNSUPPORTED = NET.replace("logits = ", "t = Det (d)\n  logits = ").replace(
-    "(float[N, 4] logits)", "(float[N, 4] logits, float[N, 8] t)"
-)
 UNBATCHED = NET.replace("logits = ", "m = ReduceMax <keepdims = 0> (d)\n  logits = ").replace(
     "(float[N, 4] logits)", "(float[N, 4] logits, float m)"
 )
@@ -146,7 +112,7 @@ UNBATCHED = NET.replace("logits = ", "m = ReduceMax <keepdims = 0> (d)\n  logits
 def test_all_refusals_come_at_once_and_nothing_is_written(request_: BuildRequest, tmp_path: Path) -> None:
     from compiler.pipeline import build
 
-    _save_net(tmp_path / "bad.onnx", UNSUPPORTED)
+    save_net(tmp_path / "bad.onnx", UNSUPPORTED)
     request = replace(request_, source=str(tmp_path / "bad.onnx"), output=tmp_path / "out")
     with pytest.raises(UnsupportedModel) as caught:
         build(request)
@@ -158,7 +124,7 @@ def test_all_refusals_come_at_once_and_nothing_is_written(request_: BuildRequest
 def test_an_output_without_batch_axis_is_compared_sample_by_sample(request_: BuildRequest, tmp_path: Path) -> None:
     from compiler.pipeline import build
 
-    _save_net(tmp_path / "unbatched.onnx", UNBATCHED)
+    save_net(tmp_path / "unbatched.onnx", UNBATCHED)
     small = replace(request_, source=str(tmp_path / "unbatched.onnx"), precisions=(Precision.FP32,))
     report = build(replace(small, output=tmp_path / "out"))
     assert report.ok
@@ -186,7 +152,7 @@ def test_an_output_that_cannot_be_written_is_a_storage_error(request_: BuildRequ
 def test_pruning_is_reported_and_judged_against_the_pruned_hub(request_: BuildRequest, tmp_path: Path) -> None:
     from compiler.pipeline import build
 
-    _save_net(tmp_path / "wide.onnx", width=32)
+    save_net(tmp_path / "wide.onnx", width=32)
     small = replace(request_, source=str(tmp_path / "wide.onnx"), formats=(Format.ONNX,), precisions=(Precision.FP32,))
     report = build(replace(small, output=tmp_path / "out", prune=0.25))
     assert report.ok
