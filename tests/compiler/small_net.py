@@ -22,7 +22,8 @@ net (float[N, 3, 8, 8] image) => (float[N, 4] logits) {
 """
 
 
-def save_net(path: Path, text: str = NET, width: int = 8) -> None:
+def save_net(path: Path, text: str = NET, width: int = 8, nudge: float = 0.0) -> None:
+    """Write the net with seeded weights; ``nudge`` moves them a little, as fine-tuning does."""
     text = text.replace("group = 8", f"group = {width}")
     rng = np.random.default_rng(3)
     model = onnx.parser.parse_model(text)
@@ -35,6 +36,8 @@ def save_net(path: Path, text: str = NET, width: int = 8) -> None:
         "w3": rng.standard_normal((4, width)),
         "b3": rng.standard_normal(4),
     }
+    for name in ("w1", "w2", "w3"):
+        weights[name] = weights[name] + nudge * np.random.default_rng(5).standard_normal(weights[name].shape)
     model.graph.initializer.extend(onnx.numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items())
     onnx.save(model, path)
 

@@ -65,10 +65,20 @@ def test_the_draft_names_what_lies_there(built: Path) -> None:
 
 def test_the_same_input_gives_the_same_bytes(built: Path, request_: BuildRequest, tmp_path: Path) -> None:
     from compiler.pipeline import build
+    from compiler.publish.delta.encode import encode_delta
 
     build(replace(request_, output=tmp_path / "again"))
-    for path in [*built.glob("net-*"), built / "manifest.draft.json", built / "selftest.npz"]:
+    save_net(tmp_path / "net.onnx", nudge=0.01)
+    build(replace(request_, source=str(tmp_path / "net.onnx"), output=tmp_path / "tuned"))
+    artifacts = sorted(built.glob("net-*"))
+    assert len(artifacts) == 9
+    for path in [*artifacts, built / "manifest.draft.json", built / "selftest.npz"]:
         assert sha256_tree(tmp_path / "again" / path.name) == sha256_tree(path), path.name
+    for path in artifacts:
+        if path.is_file():
+            for name, base in (("one", built), ("two", tmp_path / "again")):
+                encode_delta(base / path.name, tmp_path / "tuned" / path.name, tmp_path / name)
+            assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes(), path.name
 
 
 def test_a_failed_gate_sets_the_artifacts_aside(request_: BuildRequest, tmp_path: Path) -> None:
