@@ -126,7 +126,7 @@ def test_an_output_below_a_file(folder: Path, tmp_path: Path) -> None:
                 "1",
             ),
             2,
-            "nothing",
+            "no repository",
         ),
         (("edgewright", "delta", "encode", "absent", "net.onnx", "-o", "patch"), 2, "absent"),
         (("edgewright-bench", "run", "absent.tflite"), 2, "absent.tflite"),
