@@ -128,8 +128,8 @@ def operator_profile(request: dict[str, Any]) -> list[dict[str, Any]] | None:
         feeds = make_feeds(session, request.get("inputs"))
         for _ in range(max(1, request["warm_up"])):
             session.run(feeds)
-        trace: Path = end()
-    return summarise_trace(json.loads(trace.read_text("utf-8")))
+        trace: bytes = end()
+    return summarise_trace(json.loads(trace))
 
 
 def summarise_trace(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
