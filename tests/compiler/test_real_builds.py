@@ -85,6 +85,33 @@ def test_mlperf_tiny(
     _assert_alike(_build(realdata / model / "model.onnx", _natural(shape, 0) * np.float32(scale), name, tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("model", "data"),
+    [
+        ("basic_pitch/nmp.onnx", None),
+        ("dtln/model_1.onnx", None),
+        ("dtln/model_2.onnx", None),
+        ("ultraface/slim_320.onnx", None),
+        ("magika/model.onnx", "magika/cases.npz"),
+    ],
+)
+def test_real_float_models_keep_their_numbers_in_every_format(
+    realdata: Path, tmp_path: Path, model: str, data: str | None
+) -> None:
+    from compiler.pipeline import build
+
+    evaluate = None
+    if data is not None:
+        arrays = np.load(realdata / data)
+        np.savez(tmp_path / "cases.npz", bytes=arrays["bytes"])
+        evaluate = str(tmp_path / "cases.npz")
+    report = build(
+        BuildRequest(str(realdata / model), tmp_path / "out", precisions=(Precision.FP32,), evaluate=evaluate)
+    )
+    assert report.ok
+    assert all(a.parity.relative_error <= FLOAT_TOLERANCE for a in _of(report, Precision.FP32))
+
+
 @pytest.mark.skipif(not has_timm(), reason="timm is not installed")
 @pytest.mark.parametrize("name", ["mobilenetv3_small_100", "resnet18"])
 def test_common_architectures_from_pytorch(name: str, tmp_path: Path) -> None:

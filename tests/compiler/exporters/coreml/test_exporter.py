@@ -212,18 +212,18 @@ def test_a_constant_beyond_float16_keeps_its_operator_in_float32(tmp_path: Path,
 
 def test_all_refusals_come_at_once_and_without_echoes() -> None:
     text = """
-    net (float[1, 2, 4, 4] x) => (float[1, 2, 4, 4] y) {
+    net (float[1, 2, 4, 4] x) => (float[1, 2] y, float[1, 2, 8, 8] z) {
         d = Det(x)
         s = Unsqueeze(d, axes)
         m = Add(x, s)
-        r = Resize <mode = "cubic"> (m, , scales)
-        n = Relu(r)
-        y = AveragePool <kernel_shape = [5, 5], auto_pad = "SAME_UPPER", dilations = [2, 2]> (n)
+        y = Det(m)
+        n = Relu(m)
+        z = MaxUnpool <kernel_shape = [2, 2], strides = [2, 2]> (n, places)
     }
     """
-    constants = {"axes": np.array([2, 3]), "scales": np.float32([1, 1, 1, 1])}
+    constants = {"axes": np.array([2, 3]), "places": np.arange(32).reshape(1, 2, 4, 4)}
     refusals = EXPORTER.check(hub(parse(text, **constants)), FP32)
-    assert [r.op_type for r in refusals] == ["Det", "Resize", "AveragePool"]
+    assert [r.op_type for r in refusals] == ["Det", "Det", "MaxUnpool"]
     assert all(r.where == "coreml" and r.reason and r.node for r in refusals)
 
 
