@@ -22,6 +22,8 @@ SIZES = {
     "mobilevit_xxs": 256,
     "edgenext_xx_small": 256,
     "pvt_v2_b0": 224,
+    "efficientformer_l1": 224,
+    "efficientformerv2_s0": 224,
     "deit_tiny_patch16_224": 224,
 }
 NETS = (
@@ -45,9 +47,9 @@ NETS = (
         "levit_128s",
         "convnext_atto",
     ),
-    *("convnextv2_atto", "deit_tiny_patch16_224", "pvt_v2_b0", "resnet18", "resnet50", "shufflenet_v2_x1_0"),
+    *("convnextv2_atto", "deit_tiny_patch16_224", "pvt_v2_b0", "resnet18", "resnet50", "hgnetv2_b0"),
     *(
-        "squeezenet1_1",
+        "selecsls42b",
         "tinynet_a",
         "lcnet_100",
         "fbnetc_100",

@@ -86,7 +86,8 @@ def index_limit(model: ir.Model, name: str) -> int:
                 waiting.append(node.outputs[0])
             elif node.op_type == "Gather" and use.idx == 1 and node.inputs[0] is not None and node.inputs[0].shape:
                 axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
-                limits.append(int(node.inputs[0].shape[axis]))
+                rows = node.inputs[0].shape[axis]
+                limits += [rows] if isinstance(rows, int) else []
             elif node.op_type == "OneHot" and use.idx == 0 and node.inputs[1] is not None:
                 depth = node.inputs[1].const_value
                 limits += [] if depth is None else [int(depth.numpy().ravel()[0])]

@@ -20,7 +20,8 @@ from compiler.passes import clean_up
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul")
 _POOLS = ("AveragePool", "MaxPool", "LpPool")
-_OUTDATED = ("MeanVarianceNormalization",)
+# Functions that are inlined at import: onnx infers no shape for their results.
+_INLINED = ("MeanVarianceNormalization", "GroupNormalization")
 _OTHER_FLOATS = (ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
 
 
@@ -36,18 +37,18 @@ def to_hub(proto: onnx.ModelProto, options: ImportOptions) -> ir.Model:
     _refuse([*_foreign_operators(proto)])
     _drop_weight_inputs(proto)
     fix_input_shapes(proto, options)
-    proto = _inline_outdated(proto)
+    proto = _inline_functions(proto)
     model = clean_up(ir.from_proto(_drop_windows_in_padding(unroll(_convert_opset(proto)))))
     _refuse([*_unfit_values(model)])
     return model
 
 
-def _inline_outdated(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Functions whose bodies are older than the hub's opset, so that nothing can infer the shapes of their results."""
-    if not any(node.op_type in _OUTDATED for node in proto.graph.node):
+def _inline_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Put the bodies of _INLINED in place, at the source's opset, where the meaning of their inputs is the source's."""
+    if not any(node.op_type in _INLINED for node in proto.graph.node):
         return proto
     opset = next((o.version for o in proto.opset_import if o.domain in _DEFAULT_DOMAINS), 0)
-    return inline_bodies(typed(proto), lambda node: node.op_type in _OUTDATED, opset)[0]
+    return inline_bodies(typed(proto), lambda node: node.op_type in _INLINED, opset)[0]
 
 
 def _drop_windows_in_padding(proto: onnx.ModelProto) -> onnx.ModelProto:
