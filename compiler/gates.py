@@ -52,6 +52,19 @@ def accuracy_gate(artifact: str, flips: Flips, max_drop_points: float) -> Gate:
     return Gate("max-drop", artifact, ok, drop, max_drop_points, reason)
 
 
+def sqnr_gate(artifact: str, parity: Parity, limit_db: float) -> Gate:
+    reason = f"The worst output carries {parity.snr_db:.1f} dB over the noise; {limit_db:g} dB are required."
+    return Gate("min-sqnr", artifact, parity.snr_db >= limit_db, parity.snr_db, limit_db, reason)
+
+
+def answers_gate(artifact: str, parity: Parity, limit: float) -> Gate | None:
+    """How often the largest element of the first output is the source's; None for outputs that are no scores."""
+    if parity.agreement is None:
+        return None
+    reason = f"{parity.agreement:.2%} of the answers are the source's; {limit:.2%} are required."
+    return Gate("min-agreement", artifact, parity.agreement >= limit, parity.agreement, limit, reason)
+
+
 def size_gate(artifact: str, size_bytes: int, limit_bytes: int) -> Gate:
     reason = f"{format_bytes(size_bytes)}, {format_bytes(limit_bytes)} allowed."
     return Gate("size", artifact, size_bytes <= limit_bytes, size_bytes, limit_bytes, reason)

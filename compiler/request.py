@@ -21,6 +21,8 @@ class BuildRequest:
     """Everything that shapes a build; the fields are `edgewright build`'s options.
 
     ``prune`` is the share of channels to remove; ``max_drop`` accuracy points, over the profiles' own budgets.
+    ``effort`` "high" climbs the rescue ladder. ``min_sqnr`` (dB) and ``min_agreement`` (share of equal answers) gate INT8 artifacts
+    against the source.
     ``cache_dir`` None turns the stage cache off.
     """
 
@@ -36,6 +38,9 @@ class BuildRequest:
     prune: float | None = None
     observer: str | None = None
     quantizer: str = "edgewright"
+    effort: str = "normal"
+    min_sqnr: float | None = None
+    min_agreement: float | None = None
     labels: tuple[str, ...] | None = None
     batch: int = 1
     allow_pickle: bool = False

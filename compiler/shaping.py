@@ -19,6 +19,7 @@ from compiler.progress import Progress
 from compiler.pruning import PruneOptions, prune
 from compiler.quantization.engine import QUANTIZERS, Quantized
 from compiler.quantization.evidence import gather_evidence
+from compiler.quantization.ladder import climb, table
 from compiler.quantization.plan import QuantizeOptions
 from compiler.request import BuildRequest, Plan
 from runtimes.artifact.canonical import canonical_json
@@ -76,9 +77,13 @@ def quantize_stage(
         keep_float=tuple(sorted(str(node.name) for node in hub.graph if node.op_type in floating)),
     )
     engine = QUANTIZERS.get(request.quantizer)
-    key = [digest_of(hub), data.digest, request.quantizer, asdict(options)]
+    key = [digest_of(hub), data.digest, request.quantizer, request.effort, asdict(options)]
 
     def produce(advance: Callable[[int], None]) -> tuple[ir.Model, dict[str, Any]]:
+        if request.effort == "high":
+            climbed = climb(hub, data, options, engine, progress.note)
+            ladder = {"ladder": table(climbed.rungs), "held_out_samples": climbed.held_out}
+            return climbed.best.model, _section(climbed.best, hub, data) | ladder
         quantized = engine(hub, data, options)
         return quantized.model, _section(quantized, hub, data)
 

@@ -50,6 +50,20 @@ PRECISIONS = ("fp32", "fp16", "int8")
     help="Share of channels to remove, e.g. 0.25.",
 )
 @click.option("--observer", help="How activation ranges are found: min-max, percentile or mse.")
+@click.option(
+    "--effort",
+    default="normal",
+    show_default=True,
+    type=click.Choice(["normal", "high"]),
+    help="high: climb the rescue ladder for INT8 (minutes).",
+)
+@click.option("--min-sqnr", type=float, metavar="DB", help="Signal over noise that every INT8 output must keep.")
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Share of INT8 answers that must be the source's, e.g. 0.98.",
+)
 @click.option("--quantizer", default="edgewright", show_default=True, help="Quantization engine.")
 @click.option(
     "--labels",

@@ -168,3 +168,16 @@ def test_pruning_is_reported_and_judged_against_the_pruned_hub(request_: BuildRe
     assert report.ok
     assert report.prune is not None
     assert report.artifacts[0].lowering.relative_error < 1e-5 < report.artifacts[0].parity.relative_error
+
+
+def test_high_effort_and_int8_gates(request_: BuildRequest, tmp_path: Path) -> None:
+    from compiler.pipeline import build
+
+    small = replace(request_, formats=(Format.ONNX,), precisions=(Precision.INT8,), effort="high")
+    report = build(replace(small, output=tmp_path / "out", min_sqnr=10.0, min_agreement=0.5))
+    assert report.ok and report.quantization is not None
+    assert report.quantization["ladder"][0]["rung"] == "as asked"
+    assert {"min-sqnr", "min-agreement"} <= {gate.name for gate in report.gates}
+    assert "Rescue ladder" in (tmp_path / "out" / "report.html").read_text("utf-8")
+    strict = build(replace(small, output=tmp_path / "strict", min_sqnr=90.0))
+    assert [gate.name for gate in strict.gates if not gate.ok] == ["min-sqnr"]
