@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.errors import PublishError
-from compiler.publish.delta.coders import smallest
+from compiler.publish.delta.coders import THOROUGH_BYTES, estimate, smallest
 from compiler.publish.delta.plan import Plan, candidate_plans
 from runtimes.artifact.delta import apply_delta, read_header
 from runtimes.artifact.delta.codecs import CODECS, codec_by_id
@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DeltaReport:
-    """``codec`` names the winning plan and the codecs of its streams; ``candidates`` the size of every plan's patch.
+    """``codec`` names the winning plan and the codecs of its streams; ``candidates`` the size of the patch of every plan
+    that was coded (all of them for small files, else the one that was estimated to be smallest).
 
     ``full_bytes`` is the new file's size, ``memory_bytes`` what the device's decoders take at most.
     """
@@ -58,7 +59,8 @@ def encode_delta(base: Path, new: Path, patch: Path) -> DeltaReport:
         StorageError: the patch cannot be written.
     """
     old_data, new_data = _read(base), _read(new)
-    patches = {name: pack(old_data, new_data, plan) for name, plan in candidate_plans(old_data, new_data).items()}
+    plans = _promising(old_data, new_data, candidate_plans(old_data, new_data))
+    patches = {name: pack(old_data, new_data, plan) for name, plan in plans.items()}
     winner = min(patches, key=lambda name: len(patches[name]))
     _prove(base, patches[winner], len(new_data))
     write_atomic(patch, patches[winner])
@@ -74,6 +76,16 @@ def encode_delta(base: Path, new: Path, patch: Path) -> DeltaReport:
         base_sha256=header.base_sha256,
         result_sha256=header.result_sha256,
     )
+
+
+def _promising(base: bytes, new: bytes, plans: dict[str, Plan]) -> dict[str, Plan]:
+    """Coding is slow, estimating is not: all plans of small files, of larger ones the plan with the smallest estimate."""
+    if len(new) <= THOROUGH_BYTES:
+        return plans
+    sizes = {name: sum(map(estimate, _streams(base, new, plan).values())) for name, plan in plans.items()}
+    log.debug("estimated sizes: %s", sizes)
+    winner = min(sizes, key=lambda name: sizes[name])
+    return {winner: plans[winner]}
 
 
 def _read(path: Path) -> bytes:
