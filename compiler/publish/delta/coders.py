@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from compiler.publish.delta.rans import Contexts, Model, encode_rans, lanes_log2, model_of
 from runtimes.artifact.delta.codecs import CODECS, MIN_DICTIONARY_LOG2, lzma_filters
 from runtimes.artifact.delta.format import Kind, stream_id
 
-# Dictionaries cost memory on the device. Residual planes repeat little over distance; literals (a whole file) do.
+# Dictionaries cost memory on the device. Residuals repeat little over distance; literals (a whole file) do.
 PLANE_DICTIONARY_LOG2 = 18
 LITERAL_DICTIONARY_LOG2 = 22
 # (lc, lp, pb): text-like; memoryless bytes; text without alignment; 4-byte elements.
@@ -26,6 +27,9 @@ THOROUGH_BYTES = (
 )  # up to here everything is tried: LZMA2 codes about a megabyte of weights per second and setting
 SAMPLE_BYTES = 1 << 16  # what estimates look at per slice: larger than deflate's window of 32 KiB
 SAMPLES = 8
+ESTIMATE_SYMBOLS = 1 << 18
+SPARSE_BYTES = 1 << 12  # what deflates to this is so repetitive that LZMA2 is fast
+RANS_BYTES = 1 << 9  # a model costs more than it saves below
 NOISE = 0.97  # weights whose sample deflates to more than this are stored: LZMA2 would gain as little
 
 
@@ -36,21 +40,38 @@ class Coded:
     data: bytes
 
 
-def smallest(stream: int, raw: bytes) -> Coded:
-    """The smallest coding tried of ``raw``; ties go to the first, so that the same input gives the same bytes."""
-    return min(_codings(stream, raw), key=lambda coded: len(coded.data))
+def smallest(stream: int, raw: bytes, contexts: Contexts | None = None) -> Coded:
+    """The smallest coding tried of ``raw``; ties go to the first, so that the same input gives the same bytes.
+
+    ``contexts``: [len(raw)], what the decoder will know of each byte.
+    """
+    model = _model(raw, contexts)
+    most = _modelled_bytes(model, model.bits, len(raw)) if model else float("inf")
+    codings = list(_codings(stream, raw, most))
+    if model and most < min(len(coded.data) for coded in codings):
+        params, data = encode_rans(np.frombuffer(raw, np.uint8), _all(raw, contexts), model)
+        codings.append(Coded(CODECS.get("rans").name, params, data))
+    return min(codings, key=lambda coded: len(coded.data))
 
 
-def estimate(raw: bytes) -> float:
-    """Bytes that ``raw`` will take: the smaller of its order-0 entropy and what deflate makes of slices of it."""
-    return min(order0_bytes(raw), _deflate_share(raw) * len(raw))
+def _model(raw: bytes, contexts: Contexts | None) -> Model | None:
+    return model_of(np.frombuffer(raw, np.uint8), _all(raw, contexts)) if len(raw) >= RANS_BYTES else None
 
 
-def order0_bytes(raw: bytes) -> float:
-    """-sum(n_i * log2(n_i / n)) / 8 over the byte values of ``raw``."""
-    counts = np.bincount(np.frombuffer(raw, np.uint8))
-    present = counts[counts > 0]
-    return float(-(present * np.log2(present / max(len(raw), 1))).sum()) / 8
+def _all(raw: bytes, contexts: Contexts | None) -> Contexts:
+    return contexts if contexts is not None else np.zeros(len(raw), np.uint16)
+
+
+def estimate(raw: bytes, contexts: Contexts | None) -> float:
+    """Bytes that ``raw`` will take: the smaller of what its model says and what deflate makes of slices of it."""
+    step = max(1, len(raw) // ESTIMATE_SYMBOLS)
+    model = _model(raw[::step], contexts[::step] if contexts is not None else None)
+    modelled = _modelled_bytes(model, step * model.bits, len(raw)) if model else len(raw)
+    return min(modelled, _deflate_share(raw) * len(raw))
+
+
+def _modelled_bytes(model: Model, bits: float, count: int) -> float:
+    return bits / 8 + len(model.stored) + (4 << lanes_log2(bits, count))
 
 
 def _deflate_share(raw: bytes) -> float:
@@ -61,17 +82,19 @@ def _deflate_share(raw: bytes) -> float:
     return float(made / (SAMPLES * SAMPLE_BYTES))
 
 
-def _codings(stream: int, raw: bytes) -> Iterator[Coded]:
+def _codings(stream: int, raw: bytes, most: float) -> Iterator[Coded]:
+    """Codings that need no model; of large streams only those that may take less than ``most`` bytes."""
     yield Coded(CODECS.get("stored").name, 0, raw)
     limit = LITERAL_DICTIONARY_LOG2 if stream == stream_id(Kind.LITERAL) else PLANE_DICTIONARY_LOG2
     dictionary = min(limit, max(MIN_DICTIONARY_LOG2, len(raw).bit_length()))
     thorough = len(raw) <= THOROUGH_BYTES
-    if not thorough and estimate(raw) > NOISE * len(raw):
+    if not thorough and _deflate_share(raw) * len(raw) > min(NOISE * len(raw), max(most, SPARSE_BYTES)):
         return
     for lc, lp, pb in _PROPERTIES if thorough else _PROPERTIES[1:2]:
         params = dictionary | lc << 8 | lp << 12 | pb << 16
         yield Coded(CODECS.get("lzma2").name, params, _lzma2(raw, params, thorough))
-    yield Coded(CODECS.get("bzip2").name, 0, bz2.compress(raw, 9))
+    if stream == stream_id(Kind.LITERAL):  # its decoder's 4.2 MB are spent once only
+        yield Coded(CODECS.get("bzip2").name, 0, bz2.compress(raw, 9))
 
 
 def _lzma2(raw: bytes, params: int, thorough: bool) -> bytes:

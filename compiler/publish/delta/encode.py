@@ -12,18 +12,10 @@ from pathlib import Path
 from compiler.errors import PublishError
 from compiler.publish.delta.coders import THOROUGH_BYTES, estimate, smallest
 from compiler.publish.delta.plan import Plan, candidate_plans
+from compiler.publish.delta.streams import streams_of
 from runtimes.artifact.delta import apply_delta, read_header
 from runtimes.artifact.delta.codecs import CODECS, codec_by_id
-from runtimes.artifact.delta.format import (
-    WIDTH,
-    Header,
-    Kind,
-    StreamRow,
-    pack_header,
-    pack_segments,
-    stream_id,
-)
-from runtimes.artifact.delta.residuals import encode, split_planes, words
+from runtimes.artifact.delta.format import STREAM, Header, StreamRow, pack_header, pack_segments
 from runtimes.artifact.files import write_atomic
 
 log = logging.getLogger(__name__)
@@ -82,10 +74,15 @@ def _promising(base: bytes, new: bytes, plans: dict[str, Plan]) -> dict[str, Pla
     """Coding is slow, estimating is not: all plans of small files, of larger ones the plan with the smallest estimate."""
     if len(new) <= THOROUGH_BYTES:
         return plans
-    sizes = {name: sum(map(estimate, _streams(base, new, plan).values())) for name, plan in plans.items()}
+    sizes = {name: _estimate(base, new, plan) for name, plan in plans.items()}
     log.debug("estimated sizes: %s", sizes)
     winner = min(sizes, key=lambda name: sizes[name])
     return {winner: plans[winner]}
+
+
+def _estimate(base: bytes, new: bytes, plan: Plan) -> float:
+    streams = streams_of(base, new, plan).values()
+    return len(pack_segments(plan)) + sum(STREAM.size + estimate(*stream) for stream in streams)
 
 
 def _read(path: Path) -> bytes:
@@ -110,8 +107,8 @@ def pack(base: bytes, new: bytes, plan: Plan) -> bytes:
     """The patch that says ``plan``, with the smallest coding of every stream."""
     rows: list[StreamRow] = []
     sections: list[bytes] = []
-    for stream, raw in sorted(_streams(base, new, plan).items()):
-        coded = smallest(stream, raw)
+    for stream, (raw, known) in sorted(streams_of(base, new, plan).items()):
+        coded = smallest(stream, raw, known)
         rows.append(StreamRow(stream, CODECS.get(coded.codec).wire_id, coded.params, len(raw), len(coded.data)))
         sections.append(coded.data)
     table = pack_segments(plan)
@@ -125,19 +122,3 @@ def pack(base: bytes, new: bytes, plan: Plan) -> bytes:
         len(table),
     )
     return b"".join([pack_header(header), table, *sections])
-
-
-def _streams(base: bytes, new: bytes, plan: Plan) -> dict[int, bytes]:
-    parts: dict[int, list[bytes]] = {}
-    position = 0
-    for segment in plan:
-        after = new[position : position + segment.size]
-        position += segment.size
-        if segment.kind is Kind.LITERAL:
-            parts.setdefault(stream_id(Kind.LITERAL), []).append(after)
-        elif segment.kind in WIDTH:
-            before = words(base[segment.base : segment.base + segment.size], segment.kind)
-            residuals = encode(before, words(after, segment.kind), segment.kind)
-            for plane, data in enumerate(split_planes(residuals)):
-                parts.setdefault(stream_id(segment.kind, plane), []).append(data)
-    return {stream: b"".join(data) for stream, data in parts.items()}
