@@ -191,7 +191,7 @@ def test_too_much_decoder_memory_is_refused(base: Path) -> None:
 
 
 def test_a_later_version_is_refused_by_name(base: Path) -> None:
-    assert "version 2" in _refused(base, GOOD[:8] + b"\x02\x00" + GOOD[10:]).message
+    assert "version 3" in _refused(base, GOOD[:8] + b"\x03\x00" + GOOD[10:]).message
 
 
 def test_missing_files_and_a_missing_folder_are_typed(base: Path) -> None:
