@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from tests.conformance.peer import PEER, export_by_onnxsim, run_by_name_or_place
 from tests.conformance.suite import Case, suite
 
 PASSED, REFUSED, WRONG, CRASHED = "passed", "refused", "wrong", "crashed"
 # Formats whose inputs and outputs have no 64-bit or boolean type: integers are compared by value.
-NARROW_INTEGERS = {"coreml"}
+NARROW_INTEGERS = {"coreml", PEER}
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -33,6 +34,11 @@ class Result:
 def judge_all(fmt: str, every: int = 1, target: str = "iOS17") -> list[Result]:
     """Each ``every``-th representable case. A crash of the runtime costs the case that caused it, no other."""
     names = [case.name for case in suite() if not case.unrepresentable][::every]
+    return judge_named(fmt, names, target)
+
+
+def judge_named(fmt: str, names: list[str], target: str = "iOS17") -> list[Result]:
+    """The cases called ``names``, in that order."""
     results: dict[str, Result] = {}
     while len(results) < len(names):
         for result in _child(fmt, [name for name in names if name not in results], target):
@@ -67,6 +73,8 @@ def judge(case: Case, fmt: str, folder: Path, target: str = "iOS17") -> Result:
     from profiles.schema import Precision
     from runtimes.registry import open_session
 
+    if fmt == PEER:
+        return _judge_peer(case, folder, target)
     assert case.model is not None
     exporter, options = EXPORTERS.get(fmt), ExportOptions(precision=Precision.FP32, deployment_target=target)
     try:
@@ -80,6 +88,13 @@ def judge(case: Case, fmt: str, folder: Path, target: str = "iOS17") -> Result:
     with open_session(path) as session:
         outputs = session.run({spec.name: case.feeds[spec.name].astype(spec.dtype) for spec in session.inputs})
     return Result(case.name, *_compared(case, outputs, same_types=fmt not in NARROW_INTEGERS))
+
+
+def _judge_peer(case: Case, folder: Path, target: str) -> Result:
+    path = export_by_onnxsim(case, folder, target)
+    if isinstance(path, str):
+        return Result(case.name, REFUSED, path)
+    return Result(case.name, *_compared(case, run_by_name_or_place(path, case), same_types=False))
 
 
 def _compared(case: Case, outputs: dict[str, Any], *, same_types: bool) -> tuple[str, str]:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.conformance.judge import PASSED, REFUSED, ROOT, Result, judge_all
+from tests.conformance.judge import PASSED, REFUSED, ROOT, Result, judge_all, judge_named
+from tests.conformance.peer import PEER, side_by_side
 from tests.conformance.suite import suite
 
 EXPECTED = Path(__file__).parent / "expected"
@@ -45,8 +46,17 @@ def main(fmt: str) -> None:
     expected_path(fmt).write_text("\n".join(expected_lines(results)) + "\n", "utf-8")
     board = ROOT / "docs" / "conformance" / f"{fmt}.md"
     board.parent.mkdir(parents=True, exist_ok=True)
-    board.write_text(render(fmt, results), "utf-8")
+    board.write_text(render(fmt, results) + "\n".join(_peer_section(fmt, results)), "utf-8")
     print(f"wrote {board.relative_to(ROOT)}: {Counter(result.status for result in results)}")
+
+
+def _peer_section(fmt: str, results: Sequence[Result]) -> list[str]:
+    """Core ML has a peer that converts ONNX too: the all-float cases through it, in the same judge."""
+    if fmt != "coreml":
+        return []
+    cases = {case.name: case for case in suite()}
+    names = [r.name for r in results if cases[r.name].all_float and not cases[r.name].expanded]
+    return ["", *side_by_side(results, judge_named(PEER, names), cases)]
 
 
 def render(fmt: str, results: Sequence[Result]) -> str:

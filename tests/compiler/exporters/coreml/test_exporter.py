@@ -242,10 +242,7 @@ def test_export_raises_what_check_lists_and_writes_nothing(tmp_path: Path) -> No
         ("net (float x) => (float y) { y = Relu(x) }", "rank 0"),
         ("net (float[1,1,1,1,1,2] x) => (float[1,1,1,1,1,2] y) { y = Relu(x) }", "rank 6"),
         ("net (float16[2] x) => (float16[2] y) { y = Relu(x) }", "float16 cannot be"),
-        (
-            "net (float[2] x, float[2] s, int8[2] z) => (int8[2] y) { y = QuantizeLinear <axis = 0> (x, s, z) }",
-            "run time",
-        ),
+        ("net (float[4] x, int64[1] k) => (float[2] v, int64[2] i) { v, i = TopK (x, k) }", "run time"),
     ],
 )
 def test_what_core_ml_cannot_hold_is_refused_with_its_reason(text: str, reason: str) -> None:
