@@ -31,6 +31,7 @@ from compiler.stages import Exported, Shaped
 from compiler.variants import Variant, strictest
 from compiler.verification.metrics import StepAgreement, accuracy
 from compiler.verification.verify import Verified
+from profiles.schema import Precision
 from runtimes.artifact.files import sha256_tree, size_tree
 
 
@@ -148,10 +149,11 @@ def _gates(
     drop = request.max_drop if request.max_drop is not None else budgets.max_drop_points
     if found.flips is not None and drop is not None:
         gates.append(accuracy_gate(name, found.flips, drop))
-    if request.min_sqnr is not None:
-        gates.append(sqnr_gate(name, found.parity, request.min_sqnr))
-    if request.min_agreement is not None:
-        gates.append(answers_gate(name, found.parity, request.min_agreement))
+    if variant.precision is Precision.INT8:
+        if request.min_sqnr is not None:
+            gates.append(sqnr_gate(name, found.parity, request.min_sqnr))
+        if request.min_agreement is not None:
+            gates.append(answers_gate(name, found.parity, request.min_agreement))
     if budgets.size_bytes is not None:
         gates.append(size_gate(name, size, budgets.size_bytes))
     gates += [agreement_gate(pair) for pair in pairs if pair.first == name]

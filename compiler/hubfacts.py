@@ -73,3 +73,22 @@ def hub_facts(model: ir.Model) -> dict[str, Any]:
 def digest_of(model: ir.Model) -> str:
     """SHA-256 of the model's deterministic bytes."""
     return hashlib.sha256(to_bytes(model)).hexdigest()
+
+
+def index_limit(model: ir.Model, name: str) -> int:
+    """How large an integer input may be, exclusively: rows of the table or depth of the encoding that it picks from, else 2."""
+    limits = [2]
+    waiting = [value for value in model.graph.inputs if value.name == name]
+    while waiting:
+        for use in waiting.pop().uses():
+            node = use.node
+            if node.op_type in ("Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity") and use.idx == 0:
+                waiting.append(node.outputs[0])
+            elif node.op_type == "Gather" and use.idx == 1 and node.inputs[0] is not None and node.inputs[0].shape:
+                axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+                rows = node.inputs[0].shape[axis]
+                limits += [rows] if isinstance(rows, int) else []
+            elif node.op_type == "OneHot" and use.idx == 0 and node.inputs[1] is not None:
+                depth = node.inputs[1].const_value
+                limits += [] if depth is None else [int(depth.numpy().ravel()[0])]
+    return min(limits[1:], default=2)

@@ -221,10 +221,11 @@ def _measure(story: Story, paths: Paths, quick: bool) -> None:
         report = json.loads((paths.build(release) / "report.json").read_text("utf-8"))
         artifacts = [str(paths.build(release) / a["path"]) for a in report["artifacts"]]
         out = paths.out / f"bench-{release}.json"
-        duration = ["--duration", "0.3" if quick else "1.0"]
-        print(run("edgewright-bench", "run", *artifacts, "-o", str(out), *duration))
+        effort = ["--duration", "0.3", "--repeats", "3"] if quick else ["--duration", "1.0"]
+        print(run("edgewright-bench", "run", *artifacts, "-o", str(out), *effort))
         results.append(out)
-    verdict = run("edgewright-bench", "compare", *map(str, results))
+    # Exit code 1 says that an artifact became slower: news for the table on a machine that does other things, no reason to stop.
+    verdict = run("edgewright-bench", "compare", *map(str, results), expect=(0, 1))
     print(verdict)
     story.fact("release 2 against 1", verdict.strip().splitlines()[-1])
 

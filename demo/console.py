@@ -51,16 +51,18 @@ def command(name: str) -> str:
     return str(SCRIPTS / name)
 
 
-def run(*arguments: str, expect: int = 0, show: bool = True, timeout: float = 1800) -> str:
+def run(*arguments: str, expect: tuple[int, ...] = (0,), show: bool = True, timeout: float = 1800) -> str:
     """Run one of our commands, show it as a user would type it, return its standard output."""
     if show:
         print("    $ " + " ".join(_short(a) for a in arguments), flush=True)
     environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1", "NO_COLOR": "1"}
     process = [command(arguments[0]), *arguments[1:]]
     done = subprocess.run(process, capture_output=True, text=True, env=environment, timeout=timeout)
-    if done.returncode != expect:
+    if done.returncode not in expect:
         sys.stdout.write(done.stdout + done.stderr)
-        raise DemoFailed(f"{arguments[0]} {arguments[1]} ended with {done.returncode}, expected {expect}")
+        raise DemoFailed(
+            f"{arguments[0]} {arguments[1]} ended with {done.returncode}, expected {' or '.join(map(str, expect))}"
+        )
     return done.stdout
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from device_agent.alerts import read_alerts
 from device_agent.config import AgentConfig, device_id
 from device_agent.engine import Engine
 from device_agent.errors import ConfigError
@@ -39,6 +40,7 @@ def describe_status(config: AgentConfig) -> dict[str, Any]:
         "models": models,
         "trust": trusted_versions(config.data_dir / TRUST_FOLDER),
         "spool": waiting,
+        "alerts": [asdict(alert) for alert in read_alerts(config.data_dir)],
     }
 
 

@@ -68,6 +68,7 @@ def status(config_path: Path, as_json: bool, verbose: bool) -> None:
         words = f"{active['release']} ({'confirmed' if model['confirmed'] else 'on probation'})" if active else "none"
         lines.append(f"{name}: {words}, previous {model['previous'] and model['previous']['release']}")
         lines += [f"  refused {bad['release']}: {bad['reason']}" for bad in model["bad"]]
+    lines += [f"{a['level']}: {a['subject']}: {a['quantity']} {a['value']:.3g}" for a in document["alerts"]]
     _print(document, as_json, "\n".join(lines))
 
 

@@ -30,7 +30,7 @@ class _Strict(BaseModel):
 class ModelConfig(_Strict):
     """A model that this device runs."""
 
-    name: Name
+    name: Name = Field(description="the model's name in the repository")
     profile: str = Field(description="device profile that the release must have been built for")
     runtime: str | None = Field(default=None, description="name in runtimes.RUNTIMES; None takes what is installed")
     threads: int = Field(default=1, ge=0, description="threads per session; 0 leaves it to the runtime")
@@ -40,32 +40,32 @@ class ModelConfig(_Strict):
 class ServerConfig(_Strict):
     """Where the Open Inference Protocol is spoken. ``unix_socket`` replaces host and port."""
 
-    enabled: bool = True
+    enabled: bool = Field(default=True, description="false: in-process use only")
     host: str = Field(default="127.0.0.1", description="loopback: the protocol has no authentication")
     port: int = Field(default=8321, ge=0, le=65535, description="0 takes any free port")
-    unix_socket: Path | None = None
-    threads: int = Field(default=4, ge=1, le=64)
-    max_request_bytes: int = Field(default=16 << 20, ge=1024)
+    unix_socket: Path | None = Field(default=None, description="listen there instead of host and port")
+    threads: int = Field(default=4, ge=1, le=64, description="connections answered at the same time")
+    max_request_bytes: int = Field(default=16 << 20, ge=1024, description="larger requests are refused")
 
 
 class UpdateConfig(_Strict):
     """When and how releases are fetched."""
 
-    interval_s: float = Field(default=3600.0, gt=0)
+    interval_s: float = Field(default=3600.0, gt=0, description="seconds between looks for a release")
     jitter: float = Field(default=0.1, ge=0, le=1, description="share of the interval added at random")
     timeout_s: float = Field(default=30.0, gt=0, description="connection, and silence on a connection")
     min_speed_bytes_s: int = Field(default=256, ge=0, description="a slower download over speed_window_s is given up")
-    speed_window_s: float = Field(default=30.0, gt=0)
+    speed_window_s: float = Field(default=30.0, gt=0, description="over which the speed is taken")
     attempts: int = Field(default=4, ge=1, le=20, description="resumptions of one download within one update")
-    max_artifact_bytes: int = Field(default=2 << 30, gt=0)
+    max_artifact_bytes: int = Field(default=2 << 30, gt=0, description="larger artifacts are refused")
     reserve_bytes: int = Field(default=16 << 20, ge=0, description="free space that an update must leave")
-    allow_delta: bool = True
+    allow_delta: bool = Field(default=True, description="false: full files only")
 
 
 class TrialConfig(_Strict):
     """Limits of the self-test in a child process; a manifest may be stricter, never looser."""
 
-    timeout_s: float = Field(default=120.0, gt=0)
+    timeout_s: float = Field(default=120.0, gt=0, description="of the whole trial")
     max_latency_ms: float | None = Field(default=None, gt=0, description="median of one sample")
     max_memory_bytes: int | None = Field(default=None, gt=0, description="peak resident memory of the child")
     max_tries: int = Field(default=3, ge=1, description="trials that may vanish (power cut) before a release is bad")
@@ -74,10 +74,10 @@ class TrialConfig(_Strict):
 class HealthConfig(_Strict):
     """When a new release counts as good, and when it is taken back."""
 
-    confirm_after_s: float = Field(default=300.0, ge=0)
+    confirm_after_s: float = Field(default=300.0, ge=0, description="seconds in service before a release is good")
     confirm_requests: int = Field(default=10, ge=0, description="successful requests needed besides")
     max_boots: int = Field(default=3, ge=1, description="starts without confirmation before rolling back")
-    max_error_rate: float = Field(default=0.2, ge=0, le=1)
+    max_error_rate: float = Field(default=0.2, ge=0, le=1, description="share of failed requests that rolls back")
     min_requests: int = Field(default=20, ge=1, description="requests before an error rate means anything")
 
 
@@ -86,11 +86,11 @@ class TelemetryConfig(_Strict):
 
     endpoint: str | None = Field(default=None, description="OTLP/HTTP base, e.g. http://collector:4318")
     transport: str = Field(default="otlp-http", description="name in device_agent.otlp.TRANSPORTS")
-    headers: dict[str, str] = Field(default_factory=dict)
-    flush_interval_s: float = Field(default=60.0, gt=0)
-    timeout_s: float = Field(default=10.0, gt=0)
-    spool_bytes: int = Field(default=16 << 20, ge=65536)
-    batch_records: int = Field(default=64, ge=1, le=10_000)
+    headers: dict[str, str] = Field(default_factory=dict, description="sent with every batch, e.g. a token")
+    flush_interval_s: float = Field(default=60.0, gt=0, description="seconds per record of counters and histograms")
+    timeout_s: float = Field(default=10.0, gt=0, description="of one request to the collector")
+    spool_bytes: int = Field(default=16 << 20, ge=65536, description="kept on disk at most; the oldest go first")
+    batch_records: int = Field(default=64, ge=1, le=10_000, description="records per request")
 
 
 def _location(value: str) -> str:
@@ -102,9 +102,11 @@ def _location(value: str) -> str:
 class AgentConfig(_Strict):
     """The whole file. Relative paths start at the file's own folder."""
 
-    repository: Annotated[str, AfterValidator(_location)] | None = Field(default=None, description="URL or folder")
-    channel: Name = "stable"
-    data_dir: Path = Path("agent-data")
+    repository: Annotated[str, AfterValidator(_location)] | None = Field(
+        default=None, description="URL, folder, or a bundle's file"
+    )
+    channel: Name = Field(default="stable", description="channel of the repository")
+    data_dir: Path = Field(default=Path("agent-data"), description="slots, trust, spool, alerts")
     device_id: str | None = Field(default=None, min_length=8, max_length=128, description="None: made once and kept")
     models: tuple[ModelConfig, ...] = Field(min_length=1)
     server: ServerConfig = ServerConfig()

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from device_agent import slots
+from device_agent.alerts import Alert, Alerts
 from device_agent.config import AgentConfig, device_id
 from device_agent.engine import Engine
 from device_agent.errors import Busy, NoWayBack
@@ -28,9 +29,11 @@ from device_agent.telemetry import Telemetry
 from device_agent.trial_child import read_vectors
 from device_agent.update import roll_back
 from profiles.errors import EdgewrightError
+from runtimes.errors import StorageError
 
 log = logging.getLogger(__name__)
 _TICK_S = 0.5
+SEVERITIES = {"ok": "info", "warning": "warning", "critical": "error"}
 
 
 def sd_notify(message: str) -> None:
@@ -55,6 +58,7 @@ class Service:
         self._path = config_path
         self.spool = Spool(config.data_dir / "spool.db", max_bytes=config.telemetry.spool_bytes)
         self.telemetry = Telemetry(self.spool)
+        self.alerts = Alerts(config.data_dir)
         self.engine = Engine(config, recorder=self.telemetry)
         self.server = Server(self.engine, config.server)
         self._stop = threading.Event()
@@ -127,8 +131,26 @@ class Service:
             except (EdgewrightError, OSError) as error:
                 log.warning("Model %s: %s", model.name, error)
         if time.monotonic() >= self._next_flush:
-            self.telemetry.flush()
+            self._raise_alerts(self.telemetry.flush())
             self._next_flush = time.monotonic() + self.config.telemetry.flush_interval_s
+
+    def _raise_alerts(self, found: list[Alert]) -> None:
+        """An event for every level that changed, up or down."""
+        try:
+            changed = self.alerts.update(found)
+        except StorageError as error:
+            log.warning("Alerts could not be kept: %s", error)
+            return
+        for alert in changed:
+            log.warning("%s: %s is %s (%.3g)", alert.subject, alert.quantity, alert.level, alert.value)
+            self.telemetry.event(
+                "alert",
+                severity=SEVERITIES[alert.level],
+                subject=alert.subject,
+                quantity=alert.quantity,
+                level=alert.level,
+                value=alert.value,
+            )
 
     def _look_after(self, name: str) -> None:
         store = self.engine.store(name)

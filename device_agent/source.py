@@ -45,7 +45,7 @@ class FolderSource:
         self._root = root
 
     def read(self, path: str, offset: int = 0) -> tuple[int, Iterator[bytes]]:
-        file = self._root / unquote(path)
+        file = self._root / path
         try:
             stream = file.open("rb")
             stream.seek(offset)
@@ -67,7 +67,7 @@ class BundleSource:
     def read(self, path: str, offset: int = 0) -> tuple[int, Iterator[bytes]]:
         try:
             archive = zipfile.ZipFile(self._path)
-            stream = archive.open(unquote(path))
+            stream = archive.open(path)
             stream.seek(offset)
         except KeyError as error:
             raise Missing(f"{self._path} holds no {path}.", remedy="Make the bundle again.") from error
@@ -98,7 +98,8 @@ class HttpSource:
         self._pool: PoolManager | None = None
 
     def read(self, path: str, offset: int = 0) -> tuple[int, Iterator[bytes]]:
-        url = f"{self._base}/{quote(unquote(path))}"
+        # python-tuf has quoted role names already ("%2F" must not become a folder); our own paths hold no "%".
+        url = f"{self._base}/{quote(path, safe='/%')}"
         response = self._get(url, {"Range": f"bytes={offset}-"} if offset else {})
         if response.status == 416 and offset:  # nothing from there on: the file changed, or we have it all
             response.close()

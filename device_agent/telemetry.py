@@ -6,10 +6,11 @@ import bisect
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from device_agent.alerts import Alert, error_alert, latency_alert
 from device_agent.drift import DriftMonitor, DriftReport
 from device_agent.spool import Spool
 from runtimes.artifact.manifest import Manifest
@@ -74,14 +75,21 @@ class Telemetry:
             monitors = dict(self._drift)
         return {f"{model}/{release}": monitor.report() for (model, release), monitor in monitors.items()}
 
-    def flush(self) -> None:
-        """Close the interval: one record per model and release that had requests."""
+    def flush(self) -> list[Alert]:
+        """Close the interval: one record per model and release that had requests. Returns the level of all that is watched."""
         end = self._now()
         with self._lock:
             series, self._series, start = self._series, {}, self._start
             self._start = end
             for key, figures in series.items():
                 self._spool.put(self._record(key, figures, start, end))
+        return [*_interval_alerts(series), *self._drift_alerts()]
+
+    def _drift_alerts(self) -> Iterator[Alert]:
+        for subject, reports in self.drift().items():
+            for report in reports:
+                if report.level != "too-few":
+                    yield Alert(subject, f"drift of {report.quantity}", report.level, report.corrected)
 
     def _record(self, key: tuple[str, str], figures: _Series, start: int, end: int) -> dict[str, Any]:
         model, release = key
@@ -104,3 +112,11 @@ class Telemetry:
             "latency": {"bounds": list(LATENCY_BOUNDS_MS), "counts": figures.buckets, "sum": figures.sum_ms},
             "drift": drift,
         }
+
+
+def _interval_alerts(series: dict[tuple[str, str], _Series]) -> Iterator[Alert]:
+    for (model, release), figures in series.items():
+        subject = f"{model}/{release}"
+        latency = latency_alert(subject, LATENCY_BOUNDS_MS, figures.buckets)
+        errors = error_alert(subject, figures.outcomes)
+        yield from (alert for alert in (latency, errors) if alert is not None)

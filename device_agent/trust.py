@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from device_agent.download import Wanted, read_small
 from device_agent.errors import ConfigError, NetworkError, TrustError
@@ -44,10 +45,12 @@ class Trust:
     Args:
         folder: metadata folder of this device; holds the provisioned root.json and what python-tuf keeps.
         source: where the repository is.
+        kept: where python-tuf keeps what it trusts; default: ``tuf`` in ``folder``.
     """
 
-    def __init__(self, folder: Path, source: Source) -> None:
+    def __init__(self, folder: Path, source: Source, *, kept: Path | None = None) -> None:
         self._folder = folder
+        self._kept = kept or folder / "tuf"
         self._source = source
         self._updater: Updater | None = None
 
@@ -63,10 +66,15 @@ class Trust:
         root = read_root(self._folder)
         from tuf.ngclient.updater import Updater
 
-        tuf_folder = self._folder / "tuf"
-        with _translated(tuf_folder):
-            tuf_folder.mkdir(parents=True, exist_ok=True)
-            self._updater = Updater(str(tuf_folder), "metadata/", fetcher=_fetcher(self._source), bootstrap=root)
+        with _translated(self._kept):
+            self._kept.mkdir(parents=True, exist_ok=True)
+            self._updater = Updater(
+                str(self._kept),
+                "metadata/",
+                target_base_url="targets/",
+                fetcher=_fetcher(self._source),
+                bootstrap=root,
+            )
             self._updater.refresh()
 
     def target(self, path: str) -> Target | None:
@@ -77,6 +85,20 @@ class Trust:
         with _translated(self._folder):
             info = self._updater.get_targetinfo(path)
         return None if info is None else self._described(info)
+
+    def download(self, path: str, folder: Path) -> Path | None:
+        """Fetch any target into ``folder`` by its signed length and hashes; None if no role lists it. Raises as ``refresh``.
+
+        For small files; artifacts go through download.py, which resumes.
+        """
+        if self._updater is None:
+            self.refresh()
+        assert self._updater is not None
+        with _translated(folder):
+            info = self._updater.get_targetinfo(path)
+            if info is None:
+                return None
+            return Path(self._updater.download_target(info, str(folder / quote(path, safe=""))))
 
     def _described(self, info: Any) -> Target:
         sha256 = info.hashes.get("sha256")
@@ -91,7 +113,7 @@ class Trust:
         from tuf.api.metadata import Metadata
 
         with _translated(self._folder):
-            return bool(Metadata[Any].from_file(str(self._folder / "tuf" / "root.json")).signed.consistent_snapshot)
+            return bool(Metadata[Any].from_file(str(self._kept / "root.json")).signed.consistent_snapshot)
 
     def index(self, channel: str, model: str) -> ReleaseIndex:
         """The channel's releases of a model. Raises as ``refresh``, and ManifestError."""

@@ -29,7 +29,7 @@ class BenchOptions:
     duration_s: float = 2.0
     min_queries: int = 64
     warm_up: int = 10
-    repeats: int = 3
+    repeats: int = 5
     inputs: str | None = None
     driver: str = "auto"
     operators: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,16 +37,21 @@ def cli() -> None:
 )
 @click.option("--min-queries", default=64, show_default=True, type=click.IntRange(1))
 @click.option("--warm-up", default=10, show_default=True, type=click.IntRange(0))
-@click.option("--repeats", default=3, show_default=True, type=click.IntRange(1), help="Fresh processes per artifact.")
+@click.option("--repeats", default=5, show_default=True, type=click.IntRange(1), help="Fresh processes per artifact.")
 @click.option("--inputs", type=click.Path(path_type=Path, exists=True), help=".npz with the inputs; default: random.")
 @click.option("--driver", default="auto", show_default=True, type=click.Choice(["auto", "loadgen", "built-in"]))
 @click.option("--operators", is_flag=True, help="Add the time per operator type where the runtime tells.")
 @click.option("--timeout", "timeout_s", default=600.0, show_default=True, help="Seconds for one run.")
+@click.option("--profile", "profile_name", help="Judge by this device profile's budgets; exit code 1 if one is missed.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Results file for `compare`.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Write an SVG of the latencies.")
 @click.option("--json", "as_json", is_flag=True)
+@click.pass_context
 def run(
+    ctx: click.Context,
+    /,
     artifacts: tuple[Path, ...],
+    profile_name: str | None,
     output: Path | None,
     plot: Path | None,
     as_json: bool,
@@ -55,17 +61,28 @@ def run(
     """Measure ARTIFACTS: latency with intervals, throughput, cold start, memory."""
     from hw_benchmarks.bench import BenchOptions
     from hw_benchmarks.bench import run as measure
+    from hw_benchmarks.budgets import check_budgets
+    from profiles.catalog import load_profile
     from runtimes.artifact.files import write_atomic
 
+    profile = load_profile(profile_name) if profile_name else None
     chosen = BenchOptions(inputs=str(inputs) if inputs else None, **options)
     document = measure(artifacts, chosen, lambda line: click.echo(line, err=True))
+    checks = check_budgets(document, profile) if profile else []
+    if profile:
+        judged = [asdict(check) | {"ok": check.ok} for check in checks]
+        document |= {"profile": profile.name, "budgets": judged, "ok": all(check.ok for check in checks)}
     if output:
         write_atomic(output, json.dumps(document, indent=1).encode() + b"\n")
     if plot:
         from hw_benchmarks.plots import latency_plot
 
         write_atomic(plot, latency_plot(document).encode())
-    click.echo(json.dumps(document, indent=1) if as_json else _table(document))
+    if as_json:
+        click.echo(json.dumps(document, indent=1))
+    else:
+        click.echo("\n".join([_table(document), *(check.sentence for check in checks)]))
+    ctx.exit(0 if all(check.ok for check in checks) else 1)
 
 
 @cli.command()
@@ -78,8 +95,6 @@ def run(
 @click.pass_context
 def compare(ctx: click.Context, base: Path, new: Path, threshold: float, as_json: bool) -> None:
     """Compare two results files; exit code 1 if something became slower beyond the noise."""
-    from dataclasses import asdict
-
     from hw_benchmarks.bench import compare_results
 
     found = compare_results(base, new, threshold)

@@ -33,10 +33,11 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         cold start, latencies in nanoseconds in the order they happened, throughput, peak memory, environment.
     """
     start = time.perf_counter_ns()
+    from runtimes.memory import peak_memory_bytes
     from runtimes.registry import open_session
     from runtimes.session import SessionOptions
 
-    baseline = _peak_bytes()
+    baseline = peak_memory_bytes()
     loaded_at = time.perf_counter_ns()
     options = SessionOptions(threads=request["threads"])
     with open_session(Path(request["artifact"]), runtime=request["runtime"], options=options) as session:
@@ -52,8 +53,8 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         result["energy_joules"] = _difference(energy, energy_joules())
         result |= {
             "cold_start_ns": {"import": loaded_at - start, "load": opened_at - loaded_at, "first": first_ns},
-            "peak_memory_bytes": _peak_bytes(),
-            "memory_over_runtime_bytes": max(0, _peak_bytes() - baseline),
+            "peak_memory_bytes": peak_memory_bytes(),
+            "memory_over_runtime_bytes": max(0, peak_memory_bytes() - baseline),
             "runtime": session.runtime.name,
             "runtime_version": session.runtime.version,
             "evidence": session.runtime.evidence.value,
@@ -127,8 +128,8 @@ def operator_profile(request: dict[str, Any]) -> list[dict[str, Any]] | None:
         feeds = make_feeds(session, request.get("inputs"))
         for _ in range(max(1, request["warm_up"])):
             session.run(feeds)
-        trace: Path = end()
-    return summarise_trace(json.loads(trace.read_text("utf-8")))
+        trace: bytes = end()
+    return summarise_trace(json.loads(trace))
 
 
 def summarise_trace(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -141,19 +142,6 @@ def summarise_trace(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
             entry[1] += int(event["dur"])
     rows = [{"operator": op, "calls": calls, "total_us": total} for op, (calls, total) in totals.items()]
     return sorted(rows, key=lambda row: (-int(str(row["total_us"])), str(row["operator"])))
-
-
-def _peak_bytes() -> int:
-    """The process's high-water mark of resident memory; Linux's VmHWM survives exec-free forks, ru_maxrss is the fallback."""
-    try:
-        for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _difference(before: float | None, after: float | None) -> float | None:

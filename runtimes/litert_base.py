@@ -79,7 +79,8 @@ class InterpreterSession(SessionBase):
         try:
             self._resize(feeds)
             for port in self._inputs:
-                self._interpreter.set_tensor(port.index, np.ascontiguousarray(feeds[port.spec.name]))
+                array = feeds[port.spec.name]  # ascontiguousarray would give a scalar a dimension
+                self._interpreter.set_tensor(port.index, np.ascontiguousarray(array) if array.ndim else array)
             self._interpreter.invoke()
             # get_tensor copies, so that the arrays outlive the next run.
             return {port.spec.name: self._interpreter.get_tensor(port.index) for port in self._outputs}

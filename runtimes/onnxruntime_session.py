@@ -70,8 +70,8 @@ class OnnxRuntimeSession(SessionBase):
         """Raises RuntimeMissing (package or provider), ModelLoadError."""
         ort = _onnxruntime()
         self._name = name
-        self._session: Any = _open(ort, model, options, name)
-        self._profiling = options.profile
+        self._profiles = tempfile.TemporaryDirectory(prefix="edgewright-profile-") if options.profile else None
+        self._session: Any = _open(ort, model, _session_options(ort, options, self._profiles), options.provider, name)
         self._inputs = tuple(_spec(node, name) for node in self._session.get_inputs())
         self._outputs = tuple(_spec(node, name) for node in self._session.get_outputs())
         self._runtime = RuntimeInfo("onnxruntime", ort.__version__, Evidence.EXECUTED)
@@ -104,19 +104,28 @@ class OnnxRuntimeSession(SessionBase):
             ) from error
         return {name: np.asarray(result) for name, result in zip(names, results, strict=True)}
 
-    def end_profiling(self) -> Path:
+    def end_profiling(self) -> bytes:
         """Stop profiling and return the JSON trace that onnxruntime wrote. Raises ValueError unless asked for."""
-        if not self._profiling or self._session is None:
+        if self._profiles is None or self._session is None:
             raise ValueError("the session was not opened with SessionOptions(profile=True), or is closed")
-        self._profiling = False
-        return Path(self._session.end_profiling())
+        trace = Path(self._session.end_profiling()).read_bytes()
+        self._drop_profiles()
+        return trace
 
     def close(self) -> None:
-        self._session = None  # the last reference: onnxruntime frees its arena here
+        self._session = (
+            None  # the last reference: onnxruntime frees its arena here, and writes a trace not yet asked for
+        )
+        self._drop_profiles()
+
+    def _drop_profiles(self) -> None:
+        if self._profiles is not None:
+            self._profiles.cleanup()
+            self._profiles = None
 
 
-def _open(ort: Any, model: Path | bytes, options: SessionOptions, name: str) -> Any:
-    provider = options.provider or _DEFAULT_PROVIDER
+def _open(ort: Any, model: Path | bytes, options: Any, wanted: str | None, name: str) -> Any:
+    provider = wanted or _DEFAULT_PROVIDER
     available = ort.get_available_providers()
     if provider not in available:
         raise RuntimeMissing(
@@ -127,7 +136,7 @@ def _open(ort: Any, model: Path | bytes, options: SessionOptions, name: str) -> 
     providers = [provider] if provider == _DEFAULT_PROVIDER else [provider, _DEFAULT_PROVIDER]
     source = model if isinstance(model, bytes) else os.fspath(model)
     try:
-        return ort.InferenceSession(source, sess_options=_session_options(ort, options), providers=providers)
+        return ort.InferenceSession(source, sess_options=options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise ModelLoadError(
             f"onnxruntime cannot load {name}: {_first_line(error)}",
@@ -135,7 +144,7 @@ def _open(ort: Any, model: Path | bytes, options: SessionOptions, name: str) -> 
         ) from error
 
 
-def _session_options(ort: Any, options: SessionOptions) -> Any:
+def _session_options(ort: Any, options: SessionOptions, profiles: tempfile.TemporaryDirectory[str] | None) -> Any:
     result = ort.SessionOptions()
     result.intra_op_num_threads = options.threads
     # Edge nets are chains: parallel branches gain nothing and make latencies noisy.
@@ -143,8 +152,8 @@ def _session_options(ort: Any, options: SessionOptions) -> Any:
     result.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     result.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     result.log_severity_level = _ERRORS_ONLY
-    if options.profile:  # a folder of its own: the default is the working directory
-        result.profile_file_prefix = str(Path(tempfile.mkdtemp(prefix="edgewright-profile-")) / "onnxruntime")
+    if profiles is not None:  # a folder of its own: the default is the working directory
+        result.profile_file_prefix = str(Path(profiles.name) / "onnxruntime")
         result.enable_profiling = True
     return result
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
+
+
+def has_timm() -> bool:
+    """Whether timm is installed; importing it here would fail before the missing operators are defined."""
+    return find_spec("timm") is not None
 
 
 def create(name: str, seed: int = 0) -> Any:

@@ -201,3 +201,55 @@ def refresh(repo: Path, keys: Path, no_password: bool, everything: bool, as_json
         print_json("edgewright.refreshed/1", {"expires": end})
     else:
         click.echo(f"Devices accept {repo} until {end}.")
+
+
+@release.command()
+@REPO
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The .zip to write.")
+@click.option("--channel", default="stable", show_default=True)
+@click.option("--model", required=True)
+@click.option("--release", "name", help="Default: the newest that is not halted.")
+@click.option("--profile", "profiles", multiple=True, help="Only artifacts for this profile; may be repeated.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@json_option
+def bundle(
+    repo: Path,
+    output: Path,
+    channel: str,
+    model: str,
+    name: str | None,
+    profiles: tuple[str, ...],
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Put a release and its signatures into one file, for devices without a network."""
+    from compiler.publish.bundle import make_bundle
+
+    made = make_bundle(repo, output, channel=channel, model=model, release=name, profiles=profiles, force=force)
+    if as_json:
+        print_json("edgewright.bundle/1", asdict(made) | {"path": str(made.path)})
+        return
+    click.echo(f"{made.path}: {model} {made.release}, {format_bytes(made.size_bytes)}, {', '.join(made.artifacts)}")
+    click.echo(
+        f"Devices with a clock accept it until {made.expires}. Install it with: edgewright-agent install {output} ..."
+    )
+
+
+@release.command()
+@REPO
+@click.option("--channel", default="stable", show_default=True)
+@click.option("--model", required=True)
+@click.option("--devices", default=100_000, show_default=True, type=click.IntRange(1, 10_000_000))
+@click.option("--percent", type=click.FloatRange(0, 100), help="Try this share for the newest release.")
+@json_option
+def simulate(repo: Path, channel: str, model: str, devices: int, percent: float | None, as_json: bool) -> None:
+    """Show what a fleet would run, each device deciding by the signed rollouts as a real one does."""
+    from compiler.publish.simulate import simulate as run
+
+    found = run(repo, channel=channel, model=model, devices=devices, percent=percent)
+    if as_json:
+        counts = [{"release": release, "devices": count} for release, count in found.devices_by_release.items()]
+        print_json("edgewright.simulation/1", {"devices": devices, "releases": counts})
+        return
+    for release, count in found.devices_by_release.items():
+        click.echo(f"{release or 'no release':20} {count:>10,}  {100 * count / devices:6.2f} %")

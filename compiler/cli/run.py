@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from runtimes.session import Array, Session
+    from runtimes.session import Session
 
 ARTIFACT_TIMEOUT_S = 600.0
 
@@ -17,7 +17,10 @@ ARTIFACT_TIMEOUT_S = 600.0
 @click.command()
 @click.argument("artifact")
 @click.option(
-    "--inputs", required=True, type=click.Path(path_type=Path), help=".npz with the model's inputs, samples on axis 0."
+    "--inputs",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The model's inputs, as `build` takes them: samples on axis 0.",
 )
 @click.option(
     "-o",
@@ -34,15 +37,15 @@ def run(
     artifact: str, inputs: Path, output: Path, runtime: str | None, force: bool, allow_pickle: bool, as_json: bool
 ) -> None:
     """Execute ARTIFACT (or a source, as `build` takes it) on its runtime."""
+    from compiler.calibration.data import load_dataset
     from compiler.draft import write_npz
     from compiler.errors import OutputExists
     from runtimes.session import run_dataset
 
     if output.exists() and not force:
         raise OutputExists(f"{output} exists.", remedy="Choose another file, or replace it with --force.")
-    feeds = _read_npz(inputs)
     with _open(artifact, runtime, allow_pickle) as session:
-        outputs = run_dataset(session, _named(feeds, session))
+        outputs = run_dataset(session, load_dataset(str(inputs), session.inputs).feeds)
         info = session.runtime
     write_npz(output, outputs)
     shapes = {name: list(array.shape) for name, array in outputs.items()}
@@ -65,26 +68,3 @@ def _open(artifact: str, runtime: str | None, allow_pickle: bool) -> Session:
     from compiler.importers.base import ImportOptions
 
     return import_model(artifact, ImportOptions(allow_pickle=allow_pickle)).reference
-
-
-def _read_npz(path: Path) -> dict[str, Array]:
-    import zipfile
-
-    import numpy as np
-
-    from compiler.errors import DataError
-
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(f"{path} is not a readable .npz: {error}.", remedy="Write it with numpy.savez.") from error
-
-
-def _named(feeds: dict[str, Array], session: Session) -> dict[str, Array]:
-    """If the model has one input, a single other array is it (the same rule as for build's DATA); labels are left out."""
-    wanted = [spec.name for spec in session.inputs]
-    others = {name: array for name, array in feeds.items() if name != "labels"}
-    if len(wanted) == 1 and len(others) == 1:
-        return {wanted[0]: next(iter(others.values()))}
-    return {name: array for name, array in feeds.items() if name in wanted or name != "labels"}

@@ -7,15 +7,21 @@ from collections.abc import Iterator, Sequence
 import onnx
 import onnx.inliner
 import onnx_ir as ir
-from onnx import version_converter
+from onnx import helper, version_converter
 
+from compiler.decompose.bodies import inline_bodies, typed
 from compiler.errors import Refusal, SourceError, UnsupportedModel
 from compiler.hub import HUB_IR_VERSION, HUB_OPSET
 from compiler.importers.base import ImportOptions
+from compiler.importers.newer_operators import lower_newer_operators
+from compiler.importers.unroll import unroll
 from compiler.passes import clean_up
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul")
+_POOLS = ("AveragePool", "MaxPool", "LpPool")
+# Functions that are inlined at import: onnx infers no shape for their results.
+_INLINED = ("MeanVarianceNormalization", "GroupNormalization")
 _OTHER_FLOATS = (ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
 
 
@@ -31,9 +37,47 @@ def to_hub(proto: onnx.ModelProto, options: ImportOptions) -> ir.Model:
     _refuse([*_foreign_operators(proto)])
     _drop_weight_inputs(proto)
     fix_input_shapes(proto, options)
-    model = clean_up(ir.from_proto(_convert_opset(proto)))
+    proto = _inline_functions(proto)
+    model = clean_up(ir.from_proto(_drop_windows_in_padding(unroll(_convert_opset(proto)))))
     _refuse([*_unfit_values(model)])
     return model
+
+
+def _inline_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Put the bodies of _INLINED in place, at the source's opset, where the meaning of their inputs is the source's."""
+    if not any(node.op_type in _INLINED for node in proto.graph.node):
+        return proto
+    opset = next((o.version for o in proto.opset_import if o.domain in _DEFAULT_DOMAINS), 0)
+    return inline_bodies(typed(proto), lambda node: node.op_type in _INLINED, opset)[0]
+
+
+def _drop_windows_in_padding(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A last window of ceil_mode that starts in the padding does not count; rounding down then says the same.
+
+    Source: the formulas of AveragePool and MaxPool from opset 22 on, which onnxruntime follows at every opset; onnx's shape
+    inference at the hub's opset does not.
+    """
+    pools = [node for node in proto.graph.node if node.op_type in _POOLS]
+    if not any(a.name == "ceil_mode" and a.i for node in pools for a in node.attribute):
+        return proto
+    proto = typed(proto)
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*proto.graph.value_info, *proto.graph.input)
+    }
+    for node in proto.graph.node:
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type not in _POOLS or not attributes.get("ceil_mode") or node.input[0] not in shapes:
+            continue
+        sizes, kernel = shapes[node.input[0]][2:], attributes["kernel_shape"]
+        strides, pads = attributes.get("strides", [1] * len(kernel)), attributes.get("pads", [0] * 2 * len(kernel))
+        dilations = attributes.get("dilations", [1] * len(kernel))
+        for i, size in enumerate(sizes):
+            reach = size + pads[i] + pads[i + len(kernel)] - (kernel[i] - 1) * dilations[i] - 1
+            if -(-reach // strides[i]) * strides[i] >= size + pads[i]:
+                next(a for a in node.attribute if a.name == "ceil_mode").i = 0
+                break
+    return proto
 
 
 def _drop_weight_inputs(proto: onnx.ModelProto) -> None:
@@ -116,6 +160,8 @@ def _convert_opset(proto: onnx.ModelProto) -> onnx.ModelProto:
     proto.ir_version = HUB_IR_VERSION
     if opset == HUB_OPSET:
         return proto
+    if opset > HUB_OPSET:
+        return lower_newer_operators(proto, opset)
     try:
         converted = version_converter.convert_version(proto, HUB_OPSET)
     except Exception as error:  # C++: ConvertError, RuntimeError and IndexError alike
@@ -136,10 +182,16 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def _foreign_operators(proto: onnx.ModelProto) -> Iterator[Refusal]:
+    opset = next((o.version for o in proto.opset_import if o.domain in _DEFAULT_DOMAINS), 0)
     for node in _nodes(proto.graph):
         if node.domain not in _DEFAULT_DOMAINS:
             reason = f"it belongs to the domain {node.domain!r}, not to the ONNX standard"
             yield Refusal(node.name or node.output[0], node.op_type, reason, "import")
+        elif node.op_type == "Scan" and opset < 9:
+            reason = "before opset 9 it had a batch axis of its own"
+            yield Refusal(
+                node.name or node.output[0], "Scan", reason, "import", "Export the model with opset 9 or newer."
+            )
         elif node.op_type in _QUANTIZED:
             reason = "the source is quantized already"
             remedy = "Give the float model; edgewright quantizes it."

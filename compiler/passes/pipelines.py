@@ -5,6 +5,7 @@ from __future__ import annotations
 from compiler.passes.base import Pass
 from compiler.passes.rewrites.canonical_clip import CanonicalClip
 from compiler.passes.rewrites.canonical_gemm import CanonicalGemm
+from compiler.passes.rewrites.coalesce_transpose import CoalesceTranspose
 from compiler.passes.rewrites.drop_identity import DropIdentity
 from compiler.passes.rewrites.fold_affine import FoldAffine
 from compiler.passes.rewrites.fold_batch_norm import FoldBatchNorm
@@ -49,6 +50,7 @@ for _instance in (
     MergeReshapes(),
     DropNoOpTranspose(),
     MergeTransposes(),
+    CoalesceTranspose(),
     ShareEqual(),
     MergeEqual(),
     UntieWeights(),
@@ -82,6 +84,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "shapes_to_reshape",  # before merge_reshapes, which knows Reshape only
         "merge_reshapes",
         "merge_transposes",
+        "coalesce_transpose",  # after the merges: they may take the Transpose away
         "remove_unused",  # last: a bypassed node without readers would hold on to its inputs as a second reader
     ),
     # Once, after the rewrites.

@@ -28,4 +28,5 @@ def _best(report: Report) -> str:
         failed = [g for g in report.gates if not g.ok]
         return f"{len(failed)} gate(s) said no. First: {failed[0].artifact}, {failed[0].name}: {failed[0].reason}"
     smallest = min(good, key=lambda a: a.size_bytes)
-    return f"{len(good)} artifacts agree with the source. The smallest is {smallest.path} with {format_bytes(smallest.size_bytes)}."
+    count = "One artifact agrees" if len(good) == 1 else f"{len(good)} artifacts agree"
+    return f"{count} with the source. The smallest is {smallest.path} with {format_bytes(smallest.size_bytes)}."

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtimes.memory import peak_memory_bytes
 from runtimes.registry import open_session
 from runtimes.session import Array, RuntimeInfo, SessionOptions, TensorSpec, run_dataset
 
@@ -49,5 +49,5 @@ def execute(path: str, runtime: str | None, feeds: dict[str, Array]) -> Executio
             inputs=session.inputs,
             runtime=session.runtime,
             latency_ns=int(statistics.median(times)),
-            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            peak_memory_bytes=peak_memory_bytes(),
         )

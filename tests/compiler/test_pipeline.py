@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnx.parser
 import pytest
 
 from compiler.errors import DataError, OutputExists, UnsupportedModel
@@ -18,42 +16,13 @@ from profiles.schema import Format, Precision
 from runtimes.artifact.files import sha256_tree
 from runtimes.artifact.manifest import read_manifest
 from runtimes.errors import StorageError
-
-NET = """
-<ir_version: 10, opset_import: ["": 21]>
-net (float[N, 3, 8, 8] image) => (float[N, 4] logits) {
-  c = Conv <pads = [1, 1, 1, 1]> (image, w1, b1)
-  r = Relu (c)
-  d = Conv <group = 8, pads = [1, 1, 1, 1], strides = [2, 2]> (r, w2)
-  e = Clip (d, low, high)
-  g = GlobalAveragePool (e)
-  f = Flatten (g)
-  logits = Gemm <transB = 1> (f, w3, b3)
-}
-"""
-
-
-def _save_net(path: Path, text: str = NET, width: int = 8) -> None:
-    text = text.replace("group = 8", f"group = {width}")
-    rng = np.random.default_rng(3)
-    model = onnx.parser.parse_model(text)
-    weights = {
-        "w1": rng.standard_normal((width, 3, 3, 3)) * 0.3,
-        "b1": rng.standard_normal(width) * 0.1,
-        "w2": rng.standard_normal((width, 1, 3, 3)) * 0.3,
-        "low": np.array(0.0),
-        "high": np.array(6.0),
-        "w3": rng.standard_normal((4, width)),
-        "b3": rng.standard_normal(4),
-    }
-    model.graph.initializer.extend(onnx.numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items())
-    onnx.save(model, path)
+from tests.compiler.small_net import NET, UNSUPPORTED, save_net
 
 
 @pytest.fixture(scope="module")
 def request_(tmp_path_factory: pytest.TempPathFactory) -> BuildRequest:
     folder = tmp_path_factory.mktemp("net")
-    _save_net(folder / "net.onnx")
+    save_net(folder / "net.onnx")
     rng = np.random.default_rng(4)
     images = rng.random((64, 3, 8, 8)).astype(np.float32)
     np.savez(folder / "calibration.npz", image=images)
@@ -96,10 +65,20 @@ def test_the_draft_names_what_lies_there(built: Path) -> None:
 
 def test_the_same_input_gives_the_same_bytes(built: Path, request_: BuildRequest, tmp_path: Path) -> None:
     from compiler.pipeline import build
+    from compiler.publish.delta.encode import encode_delta
 
     build(replace(request_, output=tmp_path / "again"))
-    for path in [*built.glob("net-*"), built / "manifest.draft.json", built / "selftest.npz"]:
+    save_net(tmp_path / "net.onnx", nudge=0.01)
+    build(replace(request_, source=str(tmp_path / "net.onnx"), output=tmp_path / "tuned"))
+    artifacts = sorted(built.glob("net-*"))
+    assert len(artifacts) == 9
+    for path in [*artifacts, built / "manifest.draft.json", built / "selftest.npz"]:
         assert sha256_tree(tmp_path / "again" / path.name) == sha256_tree(path), path.name
+    for path in artifacts:
+        if path.is_file():
+            for name, base in (("one", built), ("two", tmp_path / "again")):
+                encode_delta(base / path.name, tmp_path / "tuned" / path.name, tmp_path / name)
+            assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes(), path.name
 
 
 def test_a_failed_gate_sets_the_artifacts_aside(request_: BuildRequest, tmp_path: Path) -> None:
@@ -135,9 +114,6 @@ def test_an_existing_folder_needs_force(request_: BuildRequest, tmp_path: Path) 
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-UNSUPPORTED = NET.replace("logits = ", "t = Det (d)\n  logits = ").replace(
-    "(float[N, 4] logits)", "(float[N, 4] logits, float[N, 8] t)"
-)
 UNBATCHED = NET.replace("logits = ", "m = ReduceMax <keepdims = 0> (d)\n  logits = ").replace(
     "(float[N, 4] logits)", "(float[N, 4] logits, float m)"
 )
@@ -146,7 +122,7 @@ UNBATCHED = NET.replace("logits = ", "m = ReduceMax <keepdims = 0> (d)\n  logits
 def test_all_refusals_come_at_once_and_nothing_is_written(request_: BuildRequest, tmp_path: Path) -> None:
     from compiler.pipeline import build
 
-    _save_net(tmp_path / "bad.onnx", UNSUPPORTED)
+    save_net(tmp_path / "bad.onnx", UNSUPPORTED)
     request = replace(request_, source=str(tmp_path / "bad.onnx"), output=tmp_path / "out")
     with pytest.raises(UnsupportedModel) as caught:
         build(request)
@@ -158,7 +134,7 @@ def test_all_refusals_come_at_once_and_nothing_is_written(request_: BuildRequest
 def test_an_output_without_batch_axis_is_compared_sample_by_sample(request_: BuildRequest, tmp_path: Path) -> None:
     from compiler.pipeline import build
 
-    _save_net(tmp_path / "unbatched.onnx", UNBATCHED)
+    save_net(tmp_path / "unbatched.onnx", UNBATCHED)
     small = replace(request_, source=str(tmp_path / "unbatched.onnx"), precisions=(Precision.FP32,))
     report = build(replace(small, output=tmp_path / "out"))
     assert report.ok
@@ -186,9 +162,23 @@ def test_an_output_that_cannot_be_written_is_a_storage_error(request_: BuildRequ
 def test_pruning_is_reported_and_judged_against_the_pruned_hub(request_: BuildRequest, tmp_path: Path) -> None:
     from compiler.pipeline import build
 
-    _save_net(tmp_path / "wide.onnx", width=32)
+    save_net(tmp_path / "wide.onnx", width=32)
     small = replace(request_, source=str(tmp_path / "wide.onnx"), formats=(Format.ONNX,), precisions=(Precision.FP32,))
     report = build(replace(small, output=tmp_path / "out", prune=0.25))
     assert report.ok
     assert report.prune is not None
     assert report.artifacts[0].lowering.relative_error < 1e-5 < report.artifacts[0].parity.relative_error
+
+
+def test_high_effort_and_int8_gates(request_: BuildRequest, tmp_path: Path) -> None:
+    from compiler.pipeline import build
+
+    small = replace(request_, formats=(Format.ONNX,), precisions=(Precision.INT8,), effort="high")
+    report = build(replace(small, output=tmp_path / "out", min_sqnr=10.0, min_agreement=0.5))
+    assert report.ok and report.quantization is not None
+    rungs = [attempt["rung"] for attempt in report.quantization["ladder"]]
+    assert len(rungs) > 2 and report.quantization["ladder"][0]["kept"]
+    assert {"min-sqnr", "min-agreement"} <= {gate.name for gate in report.gates}
+    assert "Rescue ladder" in (tmp_path / "out" / "report.html").read_text("utf-8")
+    strict = build(replace(small, output=tmp_path / "strict", min_sqnr=90.0))
+    assert [gate.name for gate in strict.gates if not gate.ok] == ["min-sqnr"]

@@ -32,6 +32,7 @@ def test_nearest_rank_is_numpys_inverted_cdf(values: list[float], share: float) 
 
 def test_noise_widens_the_band() -> None:
     assert compare("a", [100, 101, 102], [110, 110, 111], 0.05).verdict == "slower"
+    assert compare("a", [100, 101, 102], [101.5, 112, 112], 0.05).verdict == "same", "the sets overlap"
     assert compare("a", [100, 115, 102], [110, 110, 111], 0.05).verdict == "same"
     assert compare("a", [100, 101, 102], [90, 90, 91], 0.05).verdict == "faster"
     assert compare("a", [100, 100, 100], [104, 104, 104], 0.05).verdict == "same"

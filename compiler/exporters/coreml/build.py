@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,17 @@ import numpy as np
 
 from compiler.errors import Refusal
 from compiler.exporters.base import ExportOptions
-from compiler.exporters.coreml.constants import FLOAT16_MAX, fits_float16
-from compiler.exporters.coreml.context import Context, Unsupported, dtype_name, float_attr, is_used, static_shape
+from compiler.exporters.coreml.constants import FLOAT16_MAX
+from compiler.exporters.coreml.context import (
+    Context,
+    Unsupported,
+    dtype_name,
+    is_left_out,
+    is_used,
+    static_shape,
+)
 from compiler.exporters.coreml.lowering import LOWERINGS
+from compiler.exporters.coreml.precision import HalfPrecision
 from compiler.exporters.coreml.target import Target, Var, find_target, load_coremltools
 from profiles.schema import Precision
 
@@ -26,8 +34,6 @@ MAX_RANK = 5  # Core ML's limit for tensors of an ML program
 IO_TYPES = {"float32": "fp32", "int32": "int32", "int64": "int32", "bool": "int32", "int8": "int32", "uint8": "int32"}
 # Of these, the program itself computes in the narrow type, cast at its edge. MIL casts to bytes since iOS17.
 NARROW_TYPES = frozenset({"bool", "int8", "uint8"})
-# Operators whose parameters are scales: see lowering/quantization.py.
-FLOAT32_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ class _Build:
         self.target = target
         self.ctx = Context(mb, target)
         self.refusals: list[Refusal] = []
-        self.kept_float32: list[str] = []
+        self.precision = HalfPrecision(self.ctx, model.graph)
         self.dtypes: dict[str, str] = {}
         self.tainted: set[ir.Value] = set()  # refused, or computed from what was refused
 
@@ -163,26 +169,19 @@ class _Build:
         lowering = LOWERINGS.find(node.op_type, self.opset)
         if lowering is None:
             raise Unsupported("Core ML has no lowering for this operator", "Leave out the format coreml.")
-        for output in filter(is_used, node.outputs):
+        needed = [output for output in node.outputs if is_used(output) and not is_left_out(output)]
+        for output in needed:
             _checked_shape(output)
         self.ctx.compute = self._compute_type(node)
         lowering(self.ctx, node)
-        self._check_results(node)
+        self._check_results(needed)
 
     def _compute_type(self, node: ir.Node) -> str:
-        if not self.half or node.op_type in FLOAT32_OPS:
-            return "fp32"
-        constants = [self.ctx.weight(v).values() for v in node.inputs if v is not None and self.ctx.is_constant(v)]
-        floats = [c for c in constants if c.dtype.kind == "f"]
-        attributes = [np.array(float_attr(node, name, 0.0), np.float32) for name in ("epsilon", "alpha", "beta")]
-        if node.op_type != "Clip" and not all(fits_float16(c) for c in (*floats, *attributes)):
-            self.kept_float32.append(node.name or node.op_type)
-            return "fp32"
-        return "fp16"
+        return self.precision.compute_type(node) if self.half else "fp32"
 
-    def _check_results(self, node: ir.Node) -> None:
+    def _check_results(self, needed: Sequence[ir.Value]) -> None:
         """The hub's shape inference and MIL's are independent: they must agree on everything that is used."""
-        for output in filter(is_used, node.outputs):
+        for output in needed:
             if self.ctx.is_constant(output):
                 continue
             var = self.ctx.native(output)
@@ -229,10 +228,10 @@ class _Build:
 
     def _notes(self) -> tuple[str, ...]:
         notes = list(self.ctx.notes)
-        if self.kept_float32:
+        if self.precision.kept:
             notes.append(
-                f"kept in float32, a constant lies outside what float16 holds ({FLOAT16_MAX:g} at most): "
-                + ", ".join(self.kept_float32)
+                f"kept in float32 for a constant outside what float16 holds ({FLOAT16_MAX:g} at most), or to rely on one: "
+                + ", ".join(self.precision.kept)
             )
         if any(node.op_type == "QuantizeLinear" for node in self.graph):
             notes.append("int8 activations are dequantized to float32, so that all formats round alike")

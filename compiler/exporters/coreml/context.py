@@ -162,6 +162,17 @@ def is_used(value: ir.Value) -> bool:
     return bool(value.name) and (bool(value.uses()) or value.is_graph_output())
 
 
+def is_empty(value: ir.Value) -> bool:
+    """Whether the value is known to hold no element."""
+    return value.shape is not None and any(dim == 0 for dim in value.shape)
+
+
+def is_left_out(value: ir.Value) -> bool:
+    """Whether the value holds nothing and only Concat reads it, where it adds nothing: it needs no variable."""
+    readers = [node.op_type for node, _ in value.uses()]
+    return is_empty(value) and not value.is_graph_output() and set(readers) <= {"Concat"}
+
+
 def optional_input(node: ir.Node, index: int) -> ir.Value | None:
     return node.inputs[index] if index < len(node.inputs) else None
 

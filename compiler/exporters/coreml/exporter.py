@@ -6,9 +6,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compiler.decompose import settle
 from compiler.errors import Refusal, UnsupportedModel
 from compiler.exporters.base import Exporter, ExportOptions, ExportResult
-from compiler.exporters.coreml.build import build
+from compiler.exporters.coreml.build import Built, build
 from compiler.exporters.coreml.package import write_package
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class CoreMLExporter:
             UnknownTarget: the deployment target is not known.
             ExtraMissing: coremltools is not installed.
         """
-        return list(build(model, options).refusals)
+        return list(_settled(model, options).refusals)
 
     def export(self, model: ir.Model, destination: Path, options: ExportOptions) -> ExportResult:
         """Write the package.
@@ -46,12 +47,16 @@ class CoreMLExporter:
             ExtraMissing: coremltools is not installed.
             StorageError: the disk is full or refuses; what was at ``destination`` is as it was.
         """
-        built = build(model, options)
+        built = _settled(model, options)
         if built.refusals:
             raise UnsupportedModel(built.refusals)
         write_package(built, destination, options.metadata)
         log.info("wrote %s for %s", destination, built.target.name)
         return ExportResult(destination, built.notes)
+
+
+def _settled(model: ir.Model, options: ExportOptions) -> Built:
+    return settle(model, lambda attempt: build(attempt, options))
 
 
 EXPORTER: Exporter = CoreMLExporter()

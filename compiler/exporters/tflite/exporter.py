@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from compiler.decompose import settle
 from compiler.errors import Refusal, UnsupportedModel
 from compiler.exporters.base import ExportOptions, ExportResult
 from compiler.exporters.tflite import layout
@@ -43,11 +44,11 @@ class TFLiteExporter:
 
     def check(self, model: ir.Model, options: ExportOptions) -> list[Refusal]:
         """Everything that cannot be expressed. Lowers the whole model in memory, so what passes here can be written."""
-        return _lower(model, options).refusals
+        return _settled(model, options).refusals
 
     def export(self, model: ir.Model, destination: Path, options: ExportOptions) -> ExportResult:
         """Write ``destination``. Raises UnsupportedModel with all refusals, StorageError."""
-        lowered = _lower(model, options)
+        lowered = _settled(model, options)
         if lowered.refusals:
             raise UnsupportedModel(lowered.refusals)
         content = lowered.context.writer.finish(
@@ -59,6 +60,10 @@ class TFLiteExporter:
 
 
 EXPORTER = TFLiteExporter()
+
+
+def _settled(model: ir.Model, options: ExportOptions) -> _Lowered:
+    return settle(model, lambda attempt: _lower(attempt, options))
 
 
 def _lower(model: ir.Model, options: ExportOptions) -> _Lowered:

@@ -10,20 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.errors import PublishError
-from compiler.publish.delta.coders import smallest
+from compiler.publish.delta.coders import THOROUGH_BYTES, estimate, smallest
 from compiler.publish.delta.plan import Plan, candidate_plans
+from compiler.publish.delta.streams import streams_of
 from runtimes.artifact.delta import apply_delta, read_header
 from runtimes.artifact.delta.codecs import CODECS, codec_by_id
-from runtimes.artifact.delta.format import (
-    WIDTH,
-    Header,
-    Kind,
-    StreamRow,
-    pack_header,
-    pack_segments,
-    stream_id,
-)
-from runtimes.artifact.delta.residuals import encode, split_planes, words
+from runtimes.artifact.delta.format import STREAM, Header, StreamRow, pack_header, pack_segments
 from runtimes.artifact.files import write_atomic
 
 log = logging.getLogger(__name__)
@@ -31,7 +23,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DeltaReport:
-    """``codec`` names the winning plan and the codecs of its streams; ``candidates`` the size of every plan's patch.
+    """``codec`` names the winning plan and the codecs of its streams; ``candidates`` the size of the patch of every plan
+    that was coded (all of them for small files, else the one that was estimated to be smallest).
 
     ``full_bytes`` is the new file's size, ``memory_bytes`` what the device's decoders take at most.
     """
@@ -58,7 +51,8 @@ def encode_delta(base: Path, new: Path, patch: Path) -> DeltaReport:
         StorageError: the patch cannot be written.
     """
     old_data, new_data = _read(base), _read(new)
-    patches = {name: pack(old_data, new_data, plan) for name, plan in candidate_plans(old_data, new_data).items()}
+    plans = _promising(old_data, new_data, candidate_plans(old_data, new_data))
+    patches = {name: pack(old_data, new_data, plan) for name, plan in plans.items()}
     winner = min(patches, key=lambda name: len(patches[name]))
     _prove(base, patches[winner], len(new_data))
     write_atomic(patch, patches[winner])
@@ -74,6 +68,21 @@ def encode_delta(base: Path, new: Path, patch: Path) -> DeltaReport:
         base_sha256=header.base_sha256,
         result_sha256=header.result_sha256,
     )
+
+
+def _promising(base: bytes, new: bytes, plans: dict[str, Plan]) -> dict[str, Plan]:
+    """Coding is slow, estimating is not: all plans of small files, of larger ones the plan with the smallest estimate."""
+    if len(new) <= THOROUGH_BYTES:
+        return plans
+    sizes = {name: _estimate(base, new, plan) for name, plan in plans.items()}
+    log.debug("estimated sizes: %s", sizes)
+    winner = min(sizes, key=lambda name: sizes[name])
+    return {winner: plans[winner]}
+
+
+def _estimate(base: bytes, new: bytes, plan: Plan) -> float:
+    streams = streams_of(base, new, plan).values()
+    return len(pack_segments(plan)) + sum(STREAM.size + estimate(*stream) for stream in streams)
 
 
 def _read(path: Path) -> bytes:
@@ -98,8 +107,8 @@ def pack(base: bytes, new: bytes, plan: Plan) -> bytes:
     """The patch that says ``plan``, with the smallest coding of every stream."""
     rows: list[StreamRow] = []
     sections: list[bytes] = []
-    for stream, raw in sorted(_streams(base, new, plan).items()):
-        coded = smallest(stream, raw)
+    for stream, (raw, known) in sorted(streams_of(base, new, plan).items()):
+        coded = smallest(stream, raw, known)
         rows.append(StreamRow(stream, CODECS.get(coded.codec).wire_id, coded.params, len(raw), len(coded.data)))
         sections.append(coded.data)
     table = pack_segments(plan)
@@ -113,19 +122,3 @@ def pack(base: bytes, new: bytes, plan: Plan) -> bytes:
         len(table),
     )
     return b"".join([pack_header(header), table, *sections])
-
-
-def _streams(base: bytes, new: bytes, plan: Plan) -> dict[int, bytes]:
-    parts: dict[int, list[bytes]] = {}
-    position = 0
-    for segment in plan:
-        after = new[position : position + segment.size]
-        position += segment.size
-        if segment.kind is Kind.LITERAL:
-            parts.setdefault(stream_id(Kind.LITERAL), []).append(after)
-        elif segment.kind in WIDTH:
-            before = words(base[segment.base : segment.base + segment.size], segment.kind)
-            residuals = encode(before, words(after, segment.kind), segment.kind)
-            for plane, data in enumerate(split_planes(residuals)):
-                parts.setdefault(stream_id(segment.kind, plane), []).append(data)
-    return {stream: b"".join(data) for stream, data in parts.items()}

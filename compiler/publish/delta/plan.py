@@ -7,10 +7,12 @@ from numpy.typing import NDArray
 
 from compiler.publish.delta.matching import Matcher, gaps_between
 from compiler.publish.delta.walkers import TensorRange, find_tensors
-from runtimes.artifact.delta.format import MAX_SEGMENTS, Kind, Segment
-from runtimes.artifact.delta.residuals import encode, split_planes, words
+from runtimes.artifact.delta.format import Kind, Segment
+from runtimes.artifact.delta.residuals import Words, encode, words
+from runtimes.artifact.delta.tokens import split
 
 Plan = list[Segment]
+MOST_SEGMENTS = 1 << 15  # of the format's limit: their table takes 4.5 MB of the decoder's 24
 
 
 def candidate_plans(base: bytes, new: bytes) -> dict[str, Plan]:
@@ -19,7 +21,7 @@ def candidate_plans(base: bytes, new: bytes) -> dict[str, Plan]:
     if not base or not new:
         return plans
     tensors = _tensor_plan(base, new)
-    if len(tensors) <= MAX_SEGMENTS:
+    if len(tensors) <= MOST_SEGMENTS:
         plans["tensors"] = tensors
     if len(base) == len(new):
         plans["aligned"] = [Segment(Kind.DIFF8, 0, len(new))]
@@ -33,11 +35,19 @@ def _tensor_plan(base: bytes, new: bytes) -> Plan:
     plan: Plan = []
     position = 0
     for tensor in new_tensors:
-        plan += matcher.segments(new, position, tensor.offset)
+        plan += _gap_segments(base, new, position, tensor.offset, plan, matcher)
         plan.append(_tensor_segment(base, new, by_key.get((tensor.key, tensor.size)), tensor))
         position = tensor.offset + tensor.size
-    plan += matcher.segments(new, position, len(new))
+    plan += _gap_segments(base, new, position, len(new), plan, matcher)
     return _merged(plan)
+
+
+def _gap_segments(base: bytes, new: bytes, start: int, end: int, plan: Plan, matcher: Matcher) -> Plan:
+    """What lies between two tensors: the base's next bytes if they are the same, however few, else what the matcher finds."""
+    place = plan[-1].base + plan[-1].size if plan and plan[-1].kind is not Kind.LITERAL else 0
+    if start < end and base[place : place + end - start] == new[start:end]:
+        return [Segment(Kind.COPY, place, end - start)]
+    return matcher.segments(new, start, end)
 
 
 def _tensor_segment(base: bytes, new: bytes, old: TensorRange | None, tensor: TensorRange) -> Segment:
@@ -48,18 +58,23 @@ def _tensor_segment(base: bytes, new: bytes, old: TensorRange | None, tensor: Te
     if before == after:
         return Segment(Kind.COPY, old.offset, tensor.size)
     now = words(after, tensor.kind)
-    residual = _entropy_bits(split_planes(encode(words(before, tensor.kind), now, tensor.kind)))
-    if residual < _entropy_bits(split_planes(now)):
+    residual = _residual_bits(encode(words(before, tensor.kind), now, tensor.kind))
+    if residual < sum(_plane_bits(plane) for plane in now.view(np.uint8).reshape(-1, now.itemsize).T):
         return Segment(tensor.kind, old.offset, tensor.size)
     return Segment(Kind.LITERAL, 0, tensor.size)
 
 
-def _entropy_bits(planes: list[bytes]) -> float:
-    """Order-0 entropy of byte planes together, in bits: -sum(n_i * log2(n_i / n))."""
-    return sum(_plane_bits(np.bincount(np.frombuffer(plane, np.uint8))) for plane in planes)
+def _residual_bits(residuals: Words) -> float:
+    """Order-0 entropy of bytes or of tokens, with the extra bits of those."""
+    if residuals.itemsize == 1:
+        return _plane_bits(residuals.astype(np.uint8))
+    tokens, _, counts = split(residuals)
+    return _plane_bits(tokens) + float(counts.sum())
 
 
-def _plane_bits(counts: NDArray[np.intp]) -> float:
+def _plane_bits(plane: NDArray[np.uint8]) -> float:
+    """-sum(n_i * log2(n_i / n))."""
+    counts = np.bincount(plane)
     present = counts[counts > 0]
     return float(-(present * np.log2(present / present.sum())).sum())
 

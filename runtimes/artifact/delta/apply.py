@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import IO
 
 from runtimes.artifact.delta.codecs import Decoder, Source, codec_by_id, damaged
+from runtimes.artifact.delta.contexts import contexts
 from runtimes.artifact.delta.format import (
     HEADER,
     MAX_STREAMS,
+    ORDERED,
     STREAM,
     WIDTH,
     Header,
@@ -21,11 +23,12 @@ from runtimes.artifact.delta.format import (
     unpack_header,
     unpack_segments,
 )
-from runtimes.artifact.delta.residuals import decode, join_planes, words
+from runtimes.artifact.delta.residuals import Words, decode, words
+from runtimes.artifact.delta.tokens import BitReader
 from runtimes.artifact.files import atomic_write, sha256_file
 from runtimes.errors import DeltaBaseMismatch, DeltaError, StorageError
 
-CHUNK_BYTES = 1 << 17  # a multiple of every element width
+CHUNK_BYTES = 1 << 15  # a multiple of every element width
 
 
 def read_header(patch: Path) -> Header:
@@ -123,22 +126,52 @@ def _read_at(file: IO[bytes], offset: int, size: int) -> bytes:
 
 
 def _result(segments: list[Segment], base: IO[bytes], decoders: dict[int, Decoder]) -> Iterator[bytes]:
+    residuals = {kind: _Residuals(kind, decoders) for kind in {segment.kind for segment in segments} & WIDTH.keys()}
     for segment in segments:
-        make = _maker(segment.kind, base, decoders)
+        make = _maker(segment.kind, base, decoders, residuals)
         for start in range(0, segment.size, CHUNK_BYTES):
             yield make(segment.base + start, min(CHUNK_BYTES, segment.size - start))
 
 
-def _maker(kind: Kind, base: IO[bytes], decoders: dict[int, Decoder]) -> Callable[[int, int], bytes]:
-    """A function from (offset in the base, bytes of the result) to those bytes."""
+def _maker(
+    kind: Kind, base: IO[bytes], decoders: dict[int, Decoder], residuals: dict[Kind, _Residuals]
+) -> Callable[[int, int], bytes]:
+    """A function from (offset in the base, bytes of the result) to those bytes, for the next segment of its kind."""
     if kind is Kind.COPY:
         return lambda offset, size: _read_at(base, offset, size)
     if kind is Kind.LITERAL:
         return lambda _offset, size: decoders[stream_id(kind)].read(size)
-    width = WIDTH[kind]
+    reader = residuals[kind]
+    reader.next_segment()
 
     def residual(offset: int, size: int) -> bytes:
-        planes = [decoders[stream_id(kind, plane)].read(size // width) for plane in range(width)]
-        return decode(words(_read_at(base, offset, size), kind), join_planes(planes), kind).tobytes()
+        before = words(_read_at(base, offset, size), kind)
+        return decode(before, reader.read(before), kind).tobytes()
 
     return residual
+
+
+class _Residuals:
+    """Reads one kind's residuals: tokens in the context of the base, and the extra bits of elements wider than a byte."""
+
+    def __init__(self, kind: Kind, decoders: dict[int, Decoder]) -> None:
+        self._kind = kind
+        self._tokens = decoders[stream_id(kind)]
+        extra = decoders.get(stream_id(kind, 1))
+        self._bits = BitReader(extra.read if extra else _nothing, damaged)
+        self._index = -1
+
+    def next_segment(self) -> None:
+        self._index += 1
+
+    def read(self, before: Words) -> Words:
+        tokens = self._tokens.read(len(before), contexts(before, self._index, floats=self._kind in ORDERED))
+        if WIDTH[self._kind] == 1:
+            return words(tokens, self._kind)
+        return self._bits.join(tokens, WIDTH[self._kind])
+
+
+def _nothing(size: int) -> bytes:
+    if size:
+        raise damaged("tokens ask for extra bits, of which there is no stream")
+    return b""

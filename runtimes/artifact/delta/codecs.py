@@ -10,7 +10,11 @@ import lzma
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from profiles.registry import Registry
+from runtimes.artifact.delta.rans import RansDecoder, memory_bytes, unpack_params
 from runtimes.errors import DeltaError
 
 MIN_DICTIONARY_LOG2: Final = 12
@@ -22,8 +26,11 @@ Source = Callable[[int], bytes]
 
 
 class Decoder(Protocol):
-    def read(self, size: int) -> bytes:
-        """Exactly ``size`` decompressed bytes. Raises DeltaError if the stream is damaged or ends before."""
+    def read(self, size: int, contexts: NDArray[np.uint16] | None = None) -> bytes:
+        """Exactly ``size`` decompressed bytes. Raises DeltaError if the stream is damaged or ends before.
+
+        ``contexts``: [size], what is known of each byte (contexts.py); only some codecs look at it.
+        """
         ...
 
 
@@ -74,7 +81,7 @@ class _StoredDecoder:
     def __init__(self, source: Source) -> None:
         self._source = source
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int, contexts: NDArray[np.uint16] | None = None) -> bytes:
         data = self._source(size)
         if len(data) != size:
             raise damaged("a stored stream ends early")
@@ -88,7 +95,7 @@ class _Stepwise:
         self._source = source
         self._decompressor = decompressor
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int, contexts: NDArray[np.uint16] | None = None) -> bytes:
         parts: list[bytes] = []
         while size:
             part = self._step(size)
@@ -131,10 +138,20 @@ class _Bzip2:
         return _Stepwise(source, bz2.BZ2Decompressor())
 
 
+class _Rans:
+    name, wire_id = "rans", 3
+
+    def memory_bytes(self, params: int) -> int:
+        return memory_bytes(*unpack_params(params, damaged))
+
+    def decoder(self, source: Source, params: int) -> Decoder:
+        return RansDecoder(source, params, damaged)
+
+
 CODECS: Registry[Codec] = Registry(
     "delta codec", how_to_add="Add a codec class in runtimes/artifact/delta/codecs.py and register it in CODECS."
 )
-for _codec in (_Stored(), _Lzma2(), _Bzip2()):
+for _codec in (_Stored(), _Lzma2(), _Bzip2(), _Rans()):
     CODECS.add(_codec.name, _codec)
 
 

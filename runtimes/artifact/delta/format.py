@@ -1,4 +1,4 @@
-"""The delta container, version 1: header, stream table, segment table. docs/formats/delta.md describes every byte.
+"""The delta container, version 2: header, stream table, segment table. docs/formats/delta.md describes every byte.
 
 Both sides use this module; everything in it is checked against caps before memory is taken.
 """
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from runtimes.artifact.delta.codecs import codec_by_id, damaged, lzma_filters
 
 MAGIC: Final = b"EWDELTA\x00"
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_STREAMS = 32
 MAX_SEGMENTS = 1 << 17
-MAX_DECODER_BYTES = 96 << 20
+MAX_DECODER_BYTES = 24 << 20
 HEADER = struct.Struct("<8sHHQ32sQ32sII")  # magic version streams base result segments table_bytes
 STREAM = struct.Struct("<BBHIQQ")  # stream codec reserved params raw_bytes stored_bytes
 SEGMENT_BYTES: Final = 17  # kind u8, base skip i64, size u64
@@ -39,14 +39,15 @@ class Kind(IntEnum):
     ORDERED32 = 6
 
 
-# Bytes per element; COPY reads no stream, LITERAL one, the others one stream per byte of the element.
+# Bytes per element; COPY reads no stream, LITERAL and DIFF8 one, the others two: tokens and extra bits (tokens.py).
 WIDTH: Final = {Kind.DIFF8: 1, Kind.DIFF16: 2, Kind.DIFF32: 4, Kind.ORDERED16: 2, Kind.ORDERED32: 4}
+ORDERED: Final = frozenset({Kind.ORDERED16, Kind.ORDERED32})
 NEEDS_BASE: Final = frozenset(WIDTH) | {Kind.COPY}
 
 
-def stream_id(kind: Kind, plane: int = 0) -> int:
-    """The stream that a kind's byte plane is read from (plane 0 is the least significant byte)."""
-    return int(kind) * 4 + plane
+def stream_id(kind: Kind, part: int = 0) -> int:
+    """The stream that a kind reads: part 0 holds one byte per element, part 1 the extra bits of wider ones."""
+    return int(kind) * 4 + part
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,13 +194,12 @@ def _columns(table: NDArray[np.uint8], count: int) -> tuple[NDArray[np.uint8], N
 
 
 def stream_sizes(segments: list[Segment]) -> dict[int, int]:
-    """Bytes that each stream must give, by stream id."""
+    """Bytes that each stream must give, by stream id, extra bits left out: how many those are stands in the tokens."""
     sizes: dict[int, int] = {}
     for segment in segments:
-        width = WIDTH.get(segment.kind, 1 if segment.kind is Kind.LITERAL else 0)
-        for plane in range(width):
-            stream = stream_id(segment.kind, plane)
-            sizes[stream] = sizes.get(stream, 0) + segment.size // width
+        if segment.kind is not Kind.COPY:
+            stream = stream_id(segment.kind)
+            sizes[stream] = sizes.get(stream, 0) + segment.size // WIDTH.get(segment.kind, 1)
     return sizes
 
 
@@ -207,5 +207,8 @@ def _check_sums(segments: list[Segment], header: Header) -> None:
     total = sum(segment.size for segment in segments)
     if total != header.result_size:
         raise damaged(f"its segments make {total} bytes, its header promises {header.result_size}")
-    if stream_sizes(segments) != {row.stream: row.raw_bytes for row in header.streams}:
+    sizes = stream_sizes(segments)
+    rows = {row.stream: row.raw_bytes for row in header.streams}
+    extra = {stream_id(kind, 1): 4 * sizes.get(stream_id(kind), 0) for kind, width in WIDTH.items() if width > 1}
+    if any(rows.pop(stream, 0) > most for stream, most in extra.items()) or sizes != rows:
         raise damaged("its streams do not have the sizes that its segments need")

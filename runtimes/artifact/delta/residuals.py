@@ -4,7 +4,7 @@
     new = unorder((order(base) + unzigzag(r)) mod 2^w)      decode
 
 ``order`` maps float bits to integers of the same order (identity for integers), so that close floats have small residuals;
-zigzag moves the sign into the lowest bit, so that small residuals of either sign leave the upper byte planes zero.
+zigzag moves the sign into the lowest bit, so that small residuals of either sign are small numbers.
 Everything is integer arithmetic on little-endian words: exact, and the same on every machine.
 """
 
@@ -37,17 +37,6 @@ def decode(base: Words, residuals: Words, kind: Kind) -> Words:
     if kind in (Kind.ORDERED16, Kind.ORDERED32):
         return _unorder(_order(base) + difference)
     return base + difference
-
-
-def split_planes(values: Words) -> list[bytes]:
-    """Byte planes, least significant first."""
-    columns = values.view(np.uint8).reshape(-1, values.itemsize)
-    return [columns[:, plane].tobytes() for plane in range(values.itemsize)]
-
-
-def join_planes(planes: list[bytes]) -> Words:
-    columns = np.stack([np.frombuffer(plane, np.uint8) for plane in planes], axis=1)
-    return columns.reshape(-1).view(f"<u{len(planes)}")
 
 
 def _zigzag(value: Words) -> Words:

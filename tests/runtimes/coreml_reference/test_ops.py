@@ -244,6 +244,28 @@ def test_absurd_sizes_are_refused_before_allocation(kind: str, kwargs: dict[str,
         evaluate(kind, **kwargs)
 
 
+@pytest.mark.parametrize("batch", [0, 1, 2])
+@pytest.mark.parametrize("width", [1, 2])
+def test_gather_nd_reads_what_each_row_names(batch: int, width: int) -> None:
+    """Row by row, as the documentation words it; coremltools infers no values for this operation."""
+    x = values(2, 3, 4, 5)
+    limits = x.shape[batch : batch + width]
+    indices = np.random.default_rng(width).integers(0, limits, (*x.shape[:batch], 6, width)).astype(np.int32)
+    ours = evaluate("gather_nd", x=x, indices=indices, batch_dims=batch)
+    assert ours.shape == (*indices.shape[:-1], *x.shape[batch + width :])
+    for place in np.ndindex(*indices.shape[:-1]):
+        np.testing.assert_array_equal(ours[place], x[(*place[:batch], *indices[place])])
+
+
+@pytest.mark.parametrize("ascending", [False, True])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_topk_indices_of_distinct_values(axis: int, ascending: bool) -> None:
+    x = np.random.default_rng(5).permutation(60).reshape(3, 4, 5).astype(np.float32)
+    ours = evaluate("topk", x=x, k=3, axis=axis, ascending=ascending)
+    for mine, theirs in zip(ours, torch.topk(torch.from_numpy(x), 3, axis, largest=not ascending), strict=True):
+        np.testing.assert_array_equal(mine, theirs.numpy())
+
+
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_gru(direction: str) -> None:
     """PyTorch has a bias of its own inside the reset product; at zero the two definitions coincide."""

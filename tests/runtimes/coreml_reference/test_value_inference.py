@@ -64,6 +64,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("fill", {"shape": np.int32([2, 3]), "value": np.float32(4)}),
     ("non_zero", {"x": I % 2}),
     ("shape", {"x": X}),
+    ("mod", {"x": I - 12, "y": np.int32(-5)}),
+    ("floor_div", {"x": I - 12, "y": np.int32(-5)}),
     ("softmax", {"x": X, "axis": np.int32(1)}),
     ("matmul", {"x": X, "y": Y, "transpose_y": True}),
     ("linear", {"x": X[0], "weight": Y[0], "bias": values(3)}),

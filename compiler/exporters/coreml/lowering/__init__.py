@@ -6,6 +6,7 @@ from compiler.exporters.coreml.lowering import (
     activation,
     convolution,
     elementwise,
+    integers,
     linear,
     logic,
     movement,
@@ -15,6 +16,7 @@ from compiler.exporters.coreml.lowering import (
     quantization,
     reduction,
     resize,
+    search,
     selection,
     shape,
 )
@@ -25,6 +27,7 @@ __all__ = [
     "activation",
     "convolution",
     "elementwise",
+    "integers",
     "linear",
     "logic",
     "movement",
@@ -34,6 +37,7 @@ __all__ = [
     "quantization",
     "reduction",
     "resize",
+    "search",
     "selection",
     "shape",
 ]

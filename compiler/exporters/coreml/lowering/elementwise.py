@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compiler.exporters.coreml.context import Context, Unsupported, dtype_name, optional_input
+from compiler.exporters.coreml.lowering.integers import truncated_quotient
 from compiler.exporters.coreml.lowering.table import LOWERINGS
 from compiler.exporters.coreml.target import Var
 
@@ -65,22 +66,12 @@ def binary(ctx: Context, node: ir.Node) -> None:
 
 @LOWERINGS.lowers("Div")
 def divide(ctx: Context, node: ir.Node) -> None:
-    """Integers divide toward zero in ONNX: floor_div of the magnitudes, then the signs."""
+    """Integers divide toward zero in ONNX."""
     mb, x, y = ctx.mb, ctx.input(node, 0), ctx.input(node, 1)
     if dtype_name(x) != "int32":
         ctx.set(node.outputs[0], mb.real_div(x=x, y=y, name=ctx.name(node)))
         return
-    magnitude = mb.floor_div(
-        x=mb.abs(x=x, name=ctx.name(node, suffix="_abs_x")),
-        y=mb.abs(x=y, name=ctx.name(node, suffix="_abs_y")),
-        name=ctx.name(node, suffix="_magnitude"),
-    )
-    sign = mb.mul(
-        x=mb.sign(x=x, name=ctx.name(node, suffix="_sign_x")),
-        y=mb.sign(x=y, name=ctx.name(node, suffix="_sign_y")),
-        name=ctx.name(node, suffix="_sign"),
-    )
-    ctx.set(node.outputs[0], mb.mul(x=magnitude, y=sign, name=ctx.name(node)))
+    ctx.set(node.outputs[0], truncated_quotient(ctx, node, x, y))
 
 
 @LOWERINGS.lowers(*_VARIADIC)

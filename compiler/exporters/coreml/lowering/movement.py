@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compiler.exporters.coreml.context import Context, int_attr, ints_attr, output_shape, string_attr
+from compiler.exporters.coreml.context import Context, int_attr, ints_attr, is_empty, output_shape, string_attr
 from compiler.exporters.coreml.lowering.table import LOWERINGS
 
 if TYPE_CHECKING:
@@ -23,24 +23,30 @@ def transpose(ctx: Context, node: ir.Node) -> None:
 
 @LOWERINGS.lowers("Concat")
 def concat(ctx: Context, node: ir.Node) -> None:
-    values = [ctx.input(node, i) for i in range(len(node.inputs))]
+    """Empty pieces add nothing, and MIL has no empty tensors: they are left out."""
+    pieces = [i for i, value in enumerate(node.inputs) if value is not None and not is_empty(value)]
+    values = [ctx.input(node, i) for i in pieces]
+    if len(values) == 1:
+        ctx.set(node.outputs[0], ctx.mb.identity(x=values[0], name=ctx.name(node)))
+        return
     axis = int_attr(node, "axis", 0)
     ctx.set(node.outputs[0], ctx.mb.concat(values=values, axis=axis, name=ctx.name(node)))
 
 
 @LOWERINGS.lowers("Split")
 def split(ctx: Context, node: ir.Node) -> None:
-    """The sizes are those of the hub's outputs, however the node states them."""
+    """The sizes are those of the hub's outputs, however the node states them; empty parts are not written."""
     x = ctx.input(node, 0)
     axis = int_attr(node, "axis", 0) % x.rank
-    if len(node.outputs) == 1:
-        ctx.set(node.outputs[0], ctx.mb.identity(x=x, name=ctx.name(node)))
+    parts = [i for i in range(len(node.outputs)) if output_shape(node, i)[axis]]
+    if len(parts) == 1:
+        ctx.set(node.outputs[parts[0]], ctx.mb.identity(x=x, name=ctx.name(node, parts[0])))
         return
-    sizes = [output_shape(node, i)[axis] for i in range(len(node.outputs))]
+    sizes = [output_shape(node, i)[axis] for i in parts]
     results = ctx.mb.split(x=x, split_sizes=sizes, axis=axis, name=ctx.name(node))
-    for index, (output, result) in enumerate(zip(node.outputs, results, strict=True)):
+    for index, result in zip(parts, results, strict=True):
         result.name = ctx.name(node, index)
-        ctx.set(output, result)
+        ctx.set(node.outputs[index], result)
 
 
 @LOWERINGS.lowers("DepthToSpace")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compiler.exporters.coreml.context import Context, int_attr, ints_attr, optional_input
+from compiler.exporters.coreml.context import Context, dtype_name, int_attr, ints_attr, optional_input
 from compiler.exporters.coreml.lowering.table import LOWERINGS
 
 if TYPE_CHECKING:
@@ -31,7 +31,12 @@ def reduce(ctx: Context, node: ir.Node) -> None:
     if x.rank == 0 or (not axes and int_attr(node, "noop_with_empty_axes", 0)):
         ctx.set(node.outputs[0], ctx.mb.identity(x=x, name=ctx.name(node)))
         return
+    truth = dtype_name(x) == "bool"  # Max is "any" and Min is "all", as of 0 and 1
+    if truth:
+        x = ctx.mb.cast(x=x, dtype="int32", name=ctx.name(node, suffix="_x"))
     result = getattr(ctx.mb, _REDUCTIONS[node.op_type])(
         x=x, axes=axes or list(range(x.rank)), keep_dims=bool(int_attr(node, "keepdims", 1)), name=ctx.name(node)
     )
+    if truth:
+        result = ctx.mb.cast(x=result, dtype="bool", name=ctx.name(node, suffix="_truth"))
     ctx.set(node.outputs[0], result)

@@ -13,6 +13,7 @@ from compiler.exporters.tflite.ops import (
     quantization,
     reduction,
     resize,
+    search,
     shape,
     unary,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "quantization",
     "reduction",
     "resize",
+    "search",
     "shape",
     "unary",
 ]

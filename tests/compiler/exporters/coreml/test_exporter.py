@@ -212,18 +212,18 @@ def test_a_constant_beyond_float16_keeps_its_operator_in_float32(tmp_path: Path,
 
 def test_all_refusals_come_at_once_and_without_echoes() -> None:
     text = """
-    net (float[1, 2, 4, 4] x) => (float[1, 2, 4, 4] y) {
+    net (float[1, 2, 4, 4] x) => (float[1, 2] y, float[1, 2, 8, 8] z) {
         d = Det(x)
         s = Unsqueeze(d, axes)
         m = Add(x, s)
-        r = Resize <mode = "cubic"> (m, , scales)
-        n = Relu(r)
-        y = AveragePool <kernel_shape = [5, 5], auto_pad = "SAME_UPPER", dilations = [2, 2]> (n)
+        y = Det(m)
+        n = Relu(m)
+        z = MaxUnpool <kernel_shape = [2, 2], strides = [2, 2]> (n, places)
     }
     """
-    constants = {"axes": np.array([2, 3]), "scales": np.float32([1, 1, 1, 1])}
+    constants = {"axes": np.array([2, 3]), "places": np.arange(32).reshape(1, 2, 4, 4)}
     refusals = EXPORTER.check(hub(parse(text, **constants)), FP32)
-    assert [r.op_type for r in refusals] == ["Det", "Resize", "AveragePool"]
+    assert [r.op_type for r in refusals] == ["Det", "Det", "MaxUnpool"]
     assert all(r.where == "coreml" and r.reason and r.node for r in refusals)
 
 
@@ -242,10 +242,7 @@ def test_export_raises_what_check_lists_and_writes_nothing(tmp_path: Path) -> No
         ("net (float x) => (float y) { y = Relu(x) }", "rank 0"),
         ("net (float[1,1,1,1,1,2] x) => (float[1,1,1,1,1,2] y) { y = Relu(x) }", "rank 6"),
         ("net (float16[2] x) => (float16[2] y) { y = Relu(x) }", "float16 cannot be"),
-        (
-            "net (float[2] x, float[2] s, int8[2] z) => (int8[2] y) { y = QuantizeLinear <axis = 0> (x, s, z) }",
-            "run time",
-        ),
+        ("net (float[4] x, int64[1] k) => (float[2] v, int64[2] i) { v, i = TopK (x, k) }", "run time"),
     ],
 )
 def test_what_core_ml_cannot_hold_is_refused_with_its_reason(text: str, reason: str) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import lzma
 import struct
 import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -49,48 +50,111 @@ def read_by_the_page(base: bytes, patch: bytes) -> bytes:
     magic, version, streams, base_size, base_digest, size, digest, segments, table = struct.unpack(
         "<8sHHQ32sQ32sII", patch[:100]
     )
-    assert (magic, version, base_size) == (b"EWDELTA\0", 1, len(base))
+    assert (magic, version, base_size) == (b"EWDELTA\0", 2, len(base))
     assert base_digest == hashlib.sha256(base).digest()
     position = 100 + 24 * streams
     columns = _inflate(1, 16 | 3 << 8, patch[position : position + table])
     position += table
-    contents: dict[int, memoryview] = {}
+    contents: dict[int, object] = {}
     for row in range(streams):
         name, codec, zero, params, raw, stored = struct.unpack_from("<BBHIQQ", patch, 100 + 24 * row)
-        contents[name] = memoryview(_inflate(codec, params, patch[position : position + stored]))
-        assert zero == 0 and len(contents[name]) == raw
+        data = patch[position : position + stored]
+        contents[name] = _Rans(params, data) if codec == 3 else _Bytes(_inflate(codec, params, data))
+        assert zero == 0 and (codec == 3 or len(contents[name].data) == raw)  # type: ignore[attr-defined]
         position += stored
     assert position == len(patch)
     kinds = columns[:segments]
     skips = struct.unpack(f"<{segments}q", columns[segments : 9 * segments])
     sizes = struct.unpack(f"<{segments}Q", columns[9 * segments :])
 
-    def take(stream: int, count: int) -> bytes:
-        data, contents[stream] = contents[stream][:count], contents[stream][count:]
-        return bytes(data)
-
     result = bytearray()
     place = 0
+    seen: Counter[int] = Counter()
     for kind, skip, length in zip(kinds, skips, sizes, strict=True):
+        index = min(seen[kind], 255)
+        seen[kind] += 1
         if kind == 1:
-            result += take(4, length)
+            result += bytes(contents[4].next(0) for _ in range(length))  # type: ignore[attr-defined]
             continue
         before = base[place + skip : place + skip + length]
         place += skip + length
-        result += before if kind == 0 else _residual(kind, before, take)
+        parts = contents.get(4 * kind), contents.get(4 * kind + 1)
+        result += before if kind == 0 else _residual(kind, before, index, *parts)
     assert (len(result), hashlib.sha256(result).digest()) == (size, digest)
     return bytes(result)
 
 
-def _residual(kind: int, before: bytes, take: object) -> bytes:
-    assert callable(take)
+class _Bytes:
+    def __init__(self, data: bytes) -> None:
+        self.data, self.position, self.bit = data, 0, 0
+
+    def next(self, context: int) -> int:
+        self.position += 1
+        return self.data[self.position - 1]
+
+    def bits(self, count: int) -> int:
+        value = 0
+        for place in range(count):
+            value |= (self.data[self.bit >> 3] >> (self.bit & 7) & 1) << place
+            self.bit += 1
+        return value
+
+
+class _Rans:
+    """One symbol at a time, with big integers and no numpy."""
+
+    def __init__(self, params: int, data: bytes) -> None:
+        self.lanes, tables = 1 << (params & 255), params >> 8
+        size = int.from_bytes(data[:4], "little")
+        chain = {"id": lzma.FILTER_LZMA2, "dict_size": 1 << 16, "lc": 0, "lp": 0, "pb": 0}
+        model = lzma.decompress(data[4 : 4 + size], lzma.FORMAT_RAW, filters=[chain])
+        assert len(model) == 8192 + 256 * tables
+        self.map = model[:8192]
+        self.freq = [self._normal(model[8192 + 256 * t : 8448 + 256 * t]) for t in range(tables)]
+        self.states = list(struct.unpack_from(f"<{self.lanes}I", data, 4 + size))
+        rest = data[4 + size + 4 * self.lanes :]
+        self.words = iter(struct.unpack(f"<{len(rest) // 2}H", rest))
+        self.count = 0
+
+    @staticmethod
+    def _normal(codes: bytes) -> list[int]:
+        counts = [c if c < 16 else (16 + c % 16) << (c // 16 - 1) for c in codes]
+        free = 16384 - sum(c > 0 for c in counts)
+        freq = [1 + c * free // sum(counts) if c else 0 for c in counts]
+        freq[counts.index(max(counts))] += 16384 - sum(freq)
+        return freq
+
+    def next(self, context: int) -> int:
+        lane, freq = self.count % self.lanes, self.freq[self.map[context]]
+        self.count += 1
+        x = self.states[lane]
+        symbol, start = 0, 0
+        while start + freq[symbol] <= x % 16384:
+            start += freq[symbol]
+            symbol += 1
+        x = freq[symbol] * (x // 16384) + x % 16384 - start
+        self.states[lane] = x if x >= 65536 else x << 16 | next(self.words)
+        return symbol
+
+
+def _class(kind: int, old: int) -> int:
+    if kind == 2:
+        return old >> 3
+    if kind == 5:
+        return old >> 10 & 31
+    return min(max((old >> 23 & 255) - 103, 0), 31) if kind == 6 else 0
+
+
+def _residual(kind: int, before: bytes, index: int, tokens: object, extra: object) -> bytes:
     width = WIDTHS[kind]
     bits, mask = 8 * width, (1 << 8 * width) - 1
-    planes = [take(4 * kind + plane, len(before) // width) for plane in range(width)]
     out = bytearray()
-    for index in range(len(before) // width):
-        old = int.from_bytes(before[width * index : width * (index + 1)], "little")
-        r = sum(plane[index] << 8 * shift for shift, plane in enumerate(planes))
+    for place in range(0, len(before), width):
+        old = int.from_bytes(before[place : place + width], "little")
+        r = tokens.next(32 * index + _class(kind, old))  # type: ignore[attr-defined]
+        if width > 1 and r >= 16:
+            n = 4 + (r - 16) // 4
+            r = (4 + r % 4) << (n - 2) | extra.bits(n - 2)  # type: ignore[attr-defined]
         step = (r >> 1) ^ (mask if r & 1 else 0)
         new = _unorder((_order(old, bits) + step) & mask, bits) if kind >= 5 else (old + step) & mask
         out += new.to_bytes(width, "little")

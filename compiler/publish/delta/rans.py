@@ -1,0 +1,149 @@
+"""The encoder of runtimes/artifact/delta/rans.py: counts by context, few tables, then lanes from the last symbol to the first."""
+
+from __future__ import annotations
+
+import lzma
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.artifact.delta.contexts import CONTEXTS
+from runtimes.artifact.delta.rans import (
+    LOW,
+    MAX_LANES_LOG2,
+    MAX_TABLES,
+    MODEL_FILTERS,
+    PRECISION,
+    counts_of,
+    frequencies,
+)
+
+Symbols = NDArray[np.uint8]
+Contexts = NDArray[np.uint16]
+
+SYMBOL_COST_BITS = 7.0  # a count in a table, after LZMA2: measured 5 to 8
+BYTES_PER_LANE = 256  # a lane costs two to three bytes beyond the entropy: about one percent
+SYMBOLS_PER_LANE = 8192  # ... unless almost everything is zero: then decoding speed decides
+MAX_CONTEXTS_TO_MERGE = 1024
+_CODED_COUNTS = counts_of(np.arange(256, dtype=np.uint8))
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """``codes``: [tables, 256] counts in their one-byte form. ``table``: [CONTEXTS] index of the table of each context."""
+
+    table: NDArray[np.int64]
+    codes: NDArray[np.uint8]
+    bits: float  # what the symbols that it was made from will take
+
+    @property
+    def stored(self) -> bytes:
+        raw = self.table.astype(np.uint8).tobytes() + self.codes.tobytes()
+        return lzma.compress(raw, lzma.FORMAT_RAW, filters=MODEL_FILTERS)
+
+
+def model_of(symbols: Symbols, contexts: Contexts) -> Model:
+    """Tables for ``symbols`` [n] in ``contexts`` [n]: contexts are merged while a table costs more than it saves."""
+    present, counts = _counts(symbols, contexts)
+    order = np.argsort(counts @ np.arange(256) / counts.sum(axis=1), kind="stable")
+    groups = _merge(counts[order].astype(np.float64))
+    table = np.zeros(CONTEXTS, np.int64)
+    table[present[order]] = groups
+    table = _filled(table, present)
+    merged = np.zeros((int(groups.max()) + 1, 256), np.int64)
+    np.add.at(merged, groups, counts[order])
+    codes = _coded(merged)
+    share = frequencies(counts_of(codes)) / (1 << PRECISION)
+    bits = -(merged * np.log2(np.where(merged > 0, share, 1.0))).sum()
+    return Model(table, codes, float(bits))
+
+
+def encode_rans(symbols: Symbols, contexts: Contexts, model: Model) -> tuple[int, bytes]:
+    """(params, stored bytes). Lanes are chosen so that they cost little and yet decode many symbols per step."""
+    log2 = lanes_log2(model.bits, len(symbols))
+    states, words = _code(symbols, model.table[contexts], model, 1 << log2)
+    stored = model.stored
+    data = len(stored).to_bytes(4, "little") + stored + states.astype("<u4").tobytes() + words.astype("<u2").tobytes()
+    return log2 | len(model.codes) << 8, data
+
+
+def lanes_log2(bits: float, count: int) -> int:
+    """Lanes for ``count`` symbols that take ``bits``."""
+    wanted = max(bits / 8 / BYTES_PER_LANE, count / SYMBOLS_PER_LANE, 1)
+    return min(round(float(np.log2(wanted))), MAX_LANES_LOG2)
+
+
+def _code(
+    symbols: Symbols, table: NDArray[np.int64], model: Model, lanes: int
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    freq = frequencies(counts_of(model.codes))
+    row = (table << 8) + symbols
+    freqs = freq.reshape(-1).astype(np.uint32)[row]
+    starts = (np.cumsum(freq, axis=1) - freq).reshape(-1).astype(np.uint32)[row]
+    states = np.full(lanes, LOW, np.uint32)
+    words: list[NDArray[np.uint32]] = []
+    for first in range((len(symbols) - 1) // lanes * lanes, -1, -lanes):
+        f, start = freqs[first : first + lanes], starts[first : first + lanes]
+        state = states[: len(f)]
+        full = np.flatnonzero(state >> np.uint32(32 - PRECISION) >= f)
+        words.append(state[full] & np.uint32(0xFFFF))
+        state[full] >>= np.uint32(16)
+        quotient, rest = np.divmod(state, f)
+        states[: len(f)] = (quotient << np.uint32(PRECISION)) + start + rest
+    return states, np.concatenate([*words[::-1], np.zeros(0, np.uint32)])
+
+
+def _counts(symbols: Symbols, contexts: Contexts) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(contexts that occur [k], counts [k, 256]); rare contexts beyond the limit count for the one before them."""
+    seen = np.bincount(contexts, minlength=CONTEXTS)
+    present = np.flatnonzero(seen)
+    place = np.zeros(CONTEXTS, np.int64)
+    place[present] = np.arange(len(present))
+    flat = np.bincount((place[contexts] << 8) + symbols, minlength=256 * len(present))
+    return present, flat.reshape(-1, 256).astype(np.int64)
+
+
+def _merge(counts: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Group index [k] of every row: neighbours are joined, the cheapest pair first, until each table earns its cost."""
+    while len(counts) > MAX_CONTEXTS_TO_MERGE:  # halve first: the pairwise search below is quadratic
+        half = -(-len(counts) // 2)
+        padded = np.vstack([counts, np.zeros((2 * half - len(counts), 256))])
+        return np.repeat(_merge(padded.reshape(half, 2, 256).sum(axis=1)), 2)[: len(counts)]
+    rows, sizes = list(counts), [1] * len(counts)
+    alone = [_cost(row) for row in rows]
+    joined = [_cost(a + b) for a, b in pairwise(rows)]
+    while len(rows) > 1:
+        gains = [alone[i] + alone[i + 1] - joined[i] for i in range(len(joined))]
+        best = int(np.argmax(gains))
+        if gains[best] < 0 and len(rows) <= MAX_TABLES:
+            break
+        rows[best : best + 2] = [rows[best] + rows[best + 1]]
+        sizes[best : best + 2] = [sizes[best] + sizes[best + 1]]
+        alone[best : best + 2] = [joined.pop(best)]
+        for i in (best - 1, best):
+            if 0 <= i < len(joined):
+                joined[i] = _cost(rows[i] + rows[i + 1])
+    return np.repeat(np.arange(len(rows)), sizes)
+
+
+def _cost(counts: NDArray[np.float64]) -> float:
+    """Bits of the symbols and of their table."""
+    present = counts[counts > 0]
+    return float(SYMBOL_COST_BITS * (len(present) + 1) - (present * np.log2(present / present.sum())).sum())
+
+
+def _filled(table: NDArray[np.int64], present: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Contexts that do not occur repeat the one before them, which costs LZMA2 nothing."""
+    last = np.maximum.accumulate(np.where(np.isin(np.arange(CONTEXTS), present), np.arange(CONTEXTS), -1))
+    return np.where(last >= 0, table[np.maximum(last, 0)], table[present[0]])
+
+
+def _coded(counts: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """One-byte form of counts: the nearest coded count at or below, and never zero for a symbol that occurs."""
+    largest = counts.max(axis=1, keepdims=True)
+    fitted = np.where(largest > _CODED_COUNTS[-1], counts * _CODED_COUNTS[-1] // largest, counts)
+    codes = np.searchsorted(_CODED_COUNTS, np.maximum(fitted, counts > 0), side="right") - 1
+    made: NDArray[np.uint8] = codes.astype(np.uint8)
+    return made

@@ -1,0 +1,65 @@
+"""Wide residuals as a token of one byte and extra bits: the token says the magnitude, the extra bits, which are close to
+uniform, stand in a stream of their own without coding.
+
+    r < 16:  token = r, no extra bits
+    else:    n = floor(log2 r), token = 16 + 4 * (n - 4) + (the two bits below the highest), extra = the lowest n - 2 bits
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.errors import DeltaError
+
+DIRECT: Final = 16
+TOKENS: Final = DIRECT + 4 * 28  # n from 4 to 31
+
+_SMALL = np.arange(DIRECT, dtype=np.int64)
+_LARGE = np.arange(TOKENS - DIRECT, dtype=np.int64)
+# By token: the residual without its extra bits, and how many those are. Tokens above TOKENS are refused by the reader.
+_BITS = np.concatenate([0 * _SMALL, 2 + _LARGE // 4])
+_BASE = np.concatenate([_SMALL, (4 + _LARGE % 4) << (2 + _LARGE // 4)])
+
+
+def split(values: NDArray[np.unsignedinteger[Any]]) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+    """(token, extra bits, number of extra bits), each [n], of ``values`` below 2^32."""
+    wide = values.astype(np.int64)
+    high = np.frexp(np.maximum(wide, DIRECT).astype(np.float64))[1].astype(np.int64) - 1
+    token = np.where(wide < DIRECT, wide, DIRECT + 4 * (high - 4) + ((wide >> (high - 2)) & 3))
+    return token.astype(np.uint8), wide - _BASE[token], _BITS[token]
+
+
+class BitReader:
+    """Joins tokens with their extra bits. ``read(n)`` gives exactly n bytes of the stream of extra bits, or raises."""
+
+    def __init__(self, read: Callable[[int], bytes], fail: Callable[[str], DeltaError]) -> None:
+        self._read, self._fail = read, fail
+        self._carry = b""
+        self._bit = 0  # of the carried byte, already used
+
+    def join(self, tokens: bytes, width: int) -> NDArray[np.unsignedinteger[Any]]:
+        """Residuals, [len(tokens)] of ``width`` bytes. Raises for tokens that no such residual has."""
+        token = np.frombuffer(tokens, np.uint8)
+        if token.size and token.max() >= DIRECT + 4 * (8 * width - 4):
+            raise self._fail(f"token {token.max()} does not fit {width} bytes")
+        bits = _BITS.take(token)
+        ends = np.cumsum(bits) + self._bit
+        words = self._words(int(ends[-1]) if ends.size else self._bit)
+        starts = ends - bits
+        index = starts >> 5
+        pair = words.take(index) | (words.take(index + 1) << np.uint64(32))
+        extra = (pair >> (starts & 31).astype(np.uint64)) & ((np.uint64(1) << bits.astype(np.uint64)) - np.uint64(1))
+        values: NDArray[np.unsignedinteger[Any]] = (_BASE.take(token) + extra.astype(np.int64)).astype(f"<u{width}")
+        return values
+
+    def _words(self, end: int) -> NDArray[np.uint64]:
+        """The bits from the carried byte's first to ``end`` as 32-bit words, with one or two words of zeros behind them."""
+        size = -(-end // 8)
+        data = self._carry + self._read(size - len(self._carry))
+        self._bit = end % 8
+        self._carry = data[-1:] if self._bit else b""
+        return np.frombuffer(data + bytes(8 - len(data) % 4), "<u4").astype(np.uint64)
