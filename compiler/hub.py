@@ -16,6 +16,14 @@ A *quantized hub* is the same in QDQ form (compiler/quantization/perform.py writ
   - a Conv/Gemm/MatMul/Add followed by Relu or Clip(0, 6) has no pair between the two (they fuse in every runtime);
   - a node left in float has no pair on its outputs, unless an int8 node reads them;
   - every node's metadata says under "edgewright.precision" whether it is "int8" or "float32".
+
+The other integer precisions are QDQ models of the same kind; what differs, by profiles.schema.Precision:
+  - INT16X8: activations are int16 with zero point 0; weights int8 and biases int32 as above (scale = scale_in * scale_weight);
+  - INT8_WEIGHTS: no activation is quantized and no bias; only weights are int8 -> DequantizeLinear with ``axis``;
+  - INT8_DYNAMIC: the same hub as INT8_WEIGHTS; the exporter lowers to kernels that quantize activations as they come;
+  - INT4_WEIGHTS: as INT8_WEIGHTS with INT4 initializers, zero point 0, and either scale[channels] with ``axis`` or, with
+    ``block_size`` along the reduction axis, scale[.., ceil(K / block_size), ..] as ONNX opset 21 has it. Weights that lose
+    too much in four bits stay int8.
 """
 
 from __future__ import annotations

@@ -14,9 +14,15 @@ class Format(StrEnum):
 
 
 class Precision(StrEnum):
+    """How an artifact stores and computes its numbers. compiler/hub.py says what each integer precision is on the hub."""
+
     FP32 = "fp32"
     FP16 = "fp16"
     INT8 = "int8"
+    INT16X8 = "int16x8"
+    INT8_DYNAMIC = "int8-dynamic"
+    INT8_WEIGHTS = "int8-weights"
+    INT4_WEIGHTS = "int4-weights"
 
 
 class _Strict(BaseModel):
