@@ -67,6 +67,7 @@ def conclude(
         source_accuracy=source_accuracy,
         prune=shaped.prune,
         quantization=shaped.quantization,
+        schemes=dict(shaped.schemes),
         artifacts=artifacts,
         agreement=checked.agreement,
         warnings=_warnings(request, plan, data),
@@ -149,7 +150,7 @@ def _gates(
     drop = request.max_drop if request.max_drop is not None else budgets.max_drop_points
     if found.flips is not None and drop is not None:
         gates.append(accuracy_gate(name, found.flips, drop))
-    if variant.precision is Precision.INT8:
+    if not variant.precision.is_float:
         if request.min_sqnr is not None:
             gates.append(sqnr_gate(name, found.parity, request.min_sqnr))
         if request.min_agreement is not None:

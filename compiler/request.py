@@ -66,13 +66,7 @@ def plan_build(request: BuildRequest) -> Plan:
     profiles = tuple(load_profile(name) for name in request.profiles)
     variants = plan_variants(profiles, request.formats, request.precisions)
     if request.calibration is None:
-        explicit = bool(profiles) or Precision.INT8 in request.precisions
-        if explicit and any(v.precision is Precision.INT8 for v in variants):
-            raise DataError(
-                "INT8 was asked for and there is no calibration data.",
-                remedy="Give --calibration DATA (100 typical samples are enough), or leave int8 out with --precision.",
-            )
-        variants = tuple(v for v in variants if v.precision is not Precision.INT8)
+        variants = _without_data(request, variants)
     if request.max_drop is not None and request.max_drop < 0:
         raise DataError(f"--max-drop is {request.max_drop:g}.", remedy="Give the points that may be lost, 0 or more.")
     if request.effort == "high" and request.quantizer != "edgewright":
@@ -84,6 +78,17 @@ def plan_build(request: BuildRequest) -> Plan:
         raise DataError("Pruning repairs its consumers on calibration data.", remedy="Give --calibration DATA.")
     _check_output(request)
     return Plan(request.name or model_name(request.source), profiles, variants)
+
+
+def _without_data(request: BuildRequest, variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
+    """The variants that can be made without calibration data. Raises DataError where a missing one was asked for."""
+    missing = [v.precision for v in variants if v.precision.needs_data]
+    if missing and (request.profiles or set(missing) & set(request.precisions)):
+        raise DataError(
+            f"{missing[0].value.upper()} was asked for and there is no calibration data.",
+            remedy="Give --calibration DATA (100 typical samples are enough), or take --precision int8-weights.",
+        )
+    return tuple(v for v in variants if not v.precision.needs_data)
 
 
 def _check_output(request: BuildRequest) -> None:

@@ -24,6 +24,7 @@ from compiler.quantization.evidence import gather_evidence
 from compiler.quantization.plan import QuantizeOptions
 from compiler.quantization.rescue.candidate import FEWEST, HELD_OUT_EVERY
 from compiler.quantization.rescue.ladder import Climb, Goals, climb
+from compiler.quantization.schemes import quantize_as
 from compiler.request import BuildRequest, Plan
 from compiler.variants import strictest
 from profiles.schema import Precision
@@ -75,13 +76,7 @@ def quantize_stage(
     progress: Progress,
 ) -> tuple[ir.Model, dict[str, Any]]:
     """Calibrate on ``data``, plan and perform INT8, and measure what it cost node by node."""
-    rules = [p.quantization for p in plan.profiles]
-    floating = frozenset(op for rule in rules for op in rule.float_ops)
-    options = QuantizeOptions(
-        observer=request.observer or QuantizeOptions().observer,
-        per_channel=all(rule.per_channel for rule in rules),
-        keep_float=tuple(sorted(str(node.name) for node in hub.graph if node.op_type in floating)),
-    )
+    options = _options(hub, plan, request.observer)
     engine = QUANTIZERS.get(request.quantizer)
     goals = _goals(request, plan)
     key = [digest_of(hub), data.digest, request.quantizer, asdict(options), asdict(goals)]
@@ -98,6 +93,37 @@ def quantize_stage(
         return quantized.model, _section(quantized, reference, data) | _ladder(climbed)
 
     return _stage("quantize", key, produce, cache, scratch, progress)
+
+
+def scheme_stage(
+    hub: ir.Model,
+    data: Dataset | None,
+    precision: Precision,
+    plan: Plan,
+    cache: Cache,
+    scratch: Path,
+    progress: Progress,
+) -> tuple[ir.Model, dict[str, Any]]:
+    """Quantize as ``precision`` asks: any integer precision but INT8, which has gates and a ladder of its own."""
+    options = _options(hub, plan, None)
+    key = [digest_of(hub), data.digest if data else None, precision.value, asdict(options)]
+
+    def produce(advance: Callable[[int], None]) -> tuple[ir.Model, dict[str, Any]]:
+        quantized = quantize_as(hub, data, precision, options)
+        return quantized.model, _scheme_section(quantized)
+
+    return _stage(f"quantize {precision.value}", key, produce, cache, scratch, progress)
+
+
+def _options(hub: ir.Model, plan: Plan, observer: str | None) -> QuantizeOptions:
+    """What the profiles' rules ask of the quantizer."""
+    rules = [p.quantization for p in plan.profiles]
+    floating = frozenset(op for rule in rules for op in rule.float_ops)
+    return QuantizeOptions(
+        observer=observer or QuantizeOptions().observer,
+        per_channel=all(rule.per_channel for rule in rules),
+        keep_float=tuple(sorted(str(node.name) for node in hub.graph if node.op_type in floating)),
+    )
 
 
 def _goals(request: BuildRequest, plan: Plan) -> Goals:
@@ -142,6 +168,16 @@ def _ladder(climbed: Climb | None) -> dict[str, Any]:
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _scheme_section(quantized: Quantized) -> dict[str, Any]:
+    spec = quantized.spec
+    return {
+        "nodes_quantized": len(spec.nodes) - len(spec.float_nodes),
+        "nodes_float": {name: f"{d.op_type}: {d.reason}" for name, d in spec.float_nodes.items()},
+        "notes": list(spec.notes),
+        "spec_sha256": spec.sha256,
+    }
 
 
 def _section(quantized: Quantized, hub: ir.Model, data: Dataset) -> dict[str, Any]:

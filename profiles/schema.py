@@ -24,6 +24,15 @@ class Precision(StrEnum):
     INT8_WEIGHTS = "int8-weights"
     INT4_WEIGHTS = "int4-weights"
 
+    @property
+    def is_float(self) -> bool:
+        return self in (Precision.FP32, Precision.FP16)
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether activations are quantized with ranges that only calibration data can tell."""
+        return self in (Precision.INT8, Precision.INT16X8)
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 FORMATS = ("onnx", "tflite", "coreml")
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "int16x8", "int8-dynamic", "int8-weights", "int4-weights")
 
 
 @click.command()

@@ -22,8 +22,8 @@ SCHEMA = "edgewright.report/1"
 class ArtifactReport:
     """One artifact: what it is, what running it showed.
 
-    ``parity`` compares with the source; ``lowering`` with the float hub that the artifact was lowered from, and differs from it
-    only for pruned models. ``evidence`` is the kind of execution (runtimes.session.Evidence). ``latency_ms`` and
+    ``parity`` compares with the source; ``lowering`` with the hub that the artifact was lowered from, and differs from it only
+    for pruned models and where only weights are quantized. ``evidence`` is the kind of execution (runtimes.session.Evidence). ``latency_ms`` and
     ``peak_memory_bytes`` are the build machine's. ``path`` is relative to the report.
     """
 
@@ -49,7 +49,7 @@ class ArtifactReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One build. ``ok`` is what the exit code says."""
+    """One build. ``ok`` is what the exit code says. ``quantization`` is INT8's section, ``schemes`` the other precisions'."""
 
     model: str
     source: dict[str, str]
@@ -66,6 +66,7 @@ class Report:
     agreement: tuple[StepAgreement, ...]
     warnings: tuple[str, ...] = ()
     stages: dict[str, float] = field(default_factory=dict)
+    schemes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def gates(self) -> tuple[Gate, ...]:
