@@ -96,8 +96,8 @@ def build(
 ) -> None:
     """Turn SOURCE into verified artifacts.
 
-    SOURCE: model.onnx, model.pt2, model.pt, module:factory, file.py:factory, model.keras or a SavedModel folder. Exit code 0 when
-    every gate agrees, 1 when one does not (the artifacts then lie in OUTPUT/rejected).
+    SOURCE: model.onnx, model.pt2, model.pt, module:factory, file.py:factory, model.tflite, model.keras or a SavedModel folder.
+    Exit code 0 when every gate agrees, 1 when one does not (the artifacts then lie in OUTPUT/rejected).
     """
     from compiler.cache import default_cache_dir
     from compiler.cli.terminal import TerminalProgress

@@ -12,10 +12,12 @@ IMPORTERS: Registry[Importer] = Registry(
 )
 IMPORTERS.add_lazy("onnx", "compiler.importers.onnx_importer", "IMPORTER")
 IMPORTERS.add_lazy("pytorch", "compiler.importers.pytorch_importer", "IMPORTER")
+IMPORTERS.add_lazy("tflite", "compiler.importers.tflite.importer", "IMPORTER")
 IMPORTERS.add_lazy("tensorflow", "compiler.importers.tensorflow_importer", "IMPORTER")
 
 ACCEPTED = (
-    "model.onnx, model.pt2, model.pt, module:factory, file.py:factory, model.keras, model.h5, a SavedModel folder"
+    "model.onnx, model.pt2, model.pt, module:factory, file.py:factory, model.keras, model.h5, a SavedModel folder, "
+    "model.tflite"
 )
 
 

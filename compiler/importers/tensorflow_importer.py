@@ -31,22 +31,17 @@ class TensorFlowImporter:
 
     def recognises(self, source: str) -> bool:
         path = Path(source)
-        return path.suffix in (".keras", ".h5", ".tflite") or (path / "saved_model.pb").is_file()
+        return path.suffix in (".keras", ".h5") or (path / "saved_model.pb").is_file()
 
     def load(self, source: str, options: ImportOptions) -> Imported:
         """The reference is the source itself, run by TensorFlow in child processes.
 
         Raises:
-            SourceError: missing or damaged source, or a .tflite file.
+            SourceError: missing or damaged source.
             ExtraMissing: tensorflow or tf2onnx is not installed.
             UnsupportedModel: see ``to_hub``.
         """
         path = Path(source)
-        if path.suffix == ".tflite":
-            raise SourceError(
-                f"{source} is a finished TFLite artifact.",
-                remedy="Give the model it was made from: .keras, SavedModel, PyTorch or ONNX.",
-            )
         if not path.exists():
             raise SourceError(f"{source} does not exist.", remedy="Check the path of the model.")
         _require_packages()
