@@ -100,7 +100,7 @@ def _hub_truths(truth: Truth, shaped: Shaped, precisions: Sequence[Precision]) -
     in float32 what that hub computes. With integer activations the rounding is the kernels' own.
     """
     floating = _run_hub(shaped.floating, truth) if shaped.prune else truth.outputs
-    outputs = {precision: floating for precision in precisions}
+    outputs = dict.fromkeys(precisions, floating)
     for precision in {Precision.INT8_WEIGHTS, Precision.INT4_WEIGHTS} & outputs.keys():
         outputs[precision] = _run_hub(shaped.quantized[precision], truth)
     return outputs

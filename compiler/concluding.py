@@ -23,6 +23,7 @@ from compiler.gates import (
 from compiler.hostinfo import host_info
 from compiler.hub import Imported
 from compiler.hubfacts import hub_facts, hub_inputs, hub_outputs, semantics
+from compiler.previous.predict import Update, predict_updates
 from compiler.progress import Progress
 from compiler.report.schema import ArtifactReport, Report
 from compiler.report.write import write_report
@@ -31,7 +32,6 @@ from compiler.stages import Exported, Shaped
 from compiler.variants import Variant, strictest
 from compiler.verification.metrics import StepAgreement, accuracy
 from compiler.verification.verify import Verified
-from profiles.schema import Precision
 from runtimes.artifact.files import sha256_tree, size_tree
 
 
@@ -71,6 +71,7 @@ def conclude(
         artifacts=artifacts,
         agreement=checked.agreement,
         warnings=_warnings(request, plan, data),
+        updates=_updates(exported, plan),
     )
     for warning in report.warnings:
         progress.note(f"warning: {warning}")
@@ -92,6 +93,13 @@ def conclude(
         report = replace(report, artifacts=artifacts)
     write_report(report, result)
     return report
+
+
+def _updates(exported: Sequence[Exported], plan: Plan) -> tuple[Update, ...]:
+    if plan.previous is None:
+        return ()
+    found = ((e.result.path, e.variant.format.value, e.variant.precision.value, e.variant.profiles) for e in exported)
+    return predict_updates(plan.previous, found)
 
 
 def set_aside(result: Path, artifacts: tuple[ArtifactReport, ...]) -> tuple[ArtifactReport, ...]:

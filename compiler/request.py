@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from compiler.errors import DataError, OutputExists
 from compiler.naming import model_name
+from compiler.previous.find import PreviousRelease, find_previous
 from compiler.variants import Variant, plan_variants
 from profiles.catalog import load_profile
 from profiles.schema import Format, Precision, Profile
@@ -22,7 +23,8 @@ class BuildRequest:
 
     ``prune`` is the share of channels to remove; ``max_drop`` accuracy points, over the profiles' own budgets.
     ``min_sqnr`` (dB) and ``min_agreement`` (a share) are gates; ``effort`` "high" climbs the whole rescue ladder.
-    ``cache_dir`` None turns the stage cache off.
+    ``previous``: where the release before is (compiler/previous/find.py); INT8 keeps its numbers. ``cache_dir`` None turns the
+    stage cache off.
     """
 
     source: str
@@ -41,6 +43,7 @@ class BuildRequest:
     observer: str | None = None
     quantizer: str = "edgewright"
     labels: tuple[str, ...] | None = None
+    previous: str | None = None
     batch: int = 1
     allow_pickle: bool = False
     force: bool = False
@@ -54,6 +57,7 @@ class Plan:
     model: str
     profiles: tuple[Profile, ...]
     variants: tuple[Variant, ...]
+    previous: PreviousRelease | None = None
 
 
 def plan_build(request: BuildRequest) -> Plan:
@@ -61,6 +65,7 @@ def plan_build(request: BuildRequest) -> Plan:
 
     Raises:
         ProfileError, DataError: a profile is unknown, nothing is left to make, int8 was asked for without calibration data.
+        PublishError, PublishTrustError, ManifestError: the previous release is damaged.
         OutputExists: the output folder is not empty and ``force`` is not set.
     """
     profiles = tuple(load_profile(name) for name in request.profiles)
@@ -77,7 +82,8 @@ def plan_build(request: BuildRequest) -> Plan:
     if request.prune and request.calibration is None:
         raise DataError("Pruning repairs its consumers on calibration data.", remedy="Give --calibration DATA.")
     _check_output(request)
-    return Plan(request.name or model_name(request.source), profiles, variants)
+    name = request.name or model_name(request.source)
+    return Plan(name, profiles, variants, find_previous(request.previous, name) if request.previous else None)
 
 
 def _without_data(request: BuildRequest, variants: tuple[Variant, ...]) -> tuple[Variant, ...]:

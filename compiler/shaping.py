@@ -17,14 +17,17 @@ from compiler.exporters import EXPORTERS
 from compiler.exporters.base import ExportOptions
 from compiler.hubfacts import digest_of
 from compiler.passes.serialize import from_bytes, to_bytes
+from compiler.previous.numbers import read_numbers
+from compiler.previous.recipe import advice
 from compiler.progress import Progress
 from compiler.pruning import PruneOptions, prune
 from compiler.quantization.engine import QUANTIZERS, Quantized
 from compiler.quantization.evidence import gather_evidence
 from compiler.quantization.plan import QuantizeOptions
-from compiler.quantization.rescue.candidate import FEWEST, HELD_OUT_EVERY
+from compiler.quantization.rescue.candidate import FEWEST, HELD_OUT_EVERY, make_bench
 from compiler.quantization.rescue.ladder import Climb, Goals, climb
 from compiler.quantization.schemes import quantize_as
+from compiler.quantization.sticky import ALLOWED_LOSS_DB, stick
 from compiler.request import BuildRequest, Plan
 from compiler.variants import strictest
 from profiles.schema import Precision
@@ -79,8 +82,9 @@ def quantize_stage(
     options = _options(hub, plan, request.observer)
     engine = QUANTIZERS.get(request.quantizer)
     goals = _goals(request, plan)
-    key = [digest_of(hub), data.digest, request.quantizer, asdict(options), asdict(goals)]
-    key.append(sorted({v.format.value for v in plan.variants}))
+    formats = sorted({v.format.value for v in plan.variants})
+    before = plan.previous.digest if plan.previous else None
+    key = [digest_of(hub), data.digest, request.quantizer, asdict(options), asdict(goals), formats, before]
 
     def produce(advance: Callable[[int], None]) -> tuple[ir.Model, dict[str, Any]]:
         climbed = None
@@ -90,7 +94,8 @@ def quantize_stage(
             quantized, reference = engine(hub, data, options), hub
         else:
             quantized, reference = climbed.best, climbed.reference
-        return quantized.model, _section(quantized, reference, data) | _ladder(climbed)
+        kept, sticky = _sticky(quantized, reference, hub, data, options, plan)
+        return kept.model, _section(kept, reference, data) | _ladder(climbed) | sticky
 
     return _stage("quantize", key, produce, cache, scratch, progress)
 
@@ -153,6 +158,28 @@ def _lowers(plan: Plan) -> Callable[[ir.Model], str | None]:
         return None
 
     return check
+
+
+def _sticky(
+    fresh: Quantized, reference: ir.Model, hub: ir.Model, data: Dataset, options: QuantizeOptions, plan: Plan
+) -> tuple[Quantized, dict[str, Any]]:
+    """Hold on to the previous release's numbers as far as the gate allows; the report's section says how far."""
+    if plan.previous is None:
+        return fresh, {}
+    previous = read_numbers(plan.previous)
+    found = stick(fresh, reference, previous, options, make_bench(hub, data))
+    section = {
+        "previous": plan.previous.title,
+        "allowed_loss_db": ALLOWED_LOSS_DB,
+        "fresh_sqnr_db": found.fresh.sqnr_db,
+        "chosen": asdict(found.how) if found.how else None,
+        "advice": list(advice(reference, previous)),
+    }
+    return found.chosen or fresh, {"sticky": _plain(section)}
+
+
+def _plain(value: Any) -> Any:
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else _finite(value)
 
 
 def _ladder(climbed: Climb | None) -> dict[str, Any]:

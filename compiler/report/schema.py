@@ -13,6 +13,7 @@ from typing import Any
 
 from compiler.errors import Refusal
 from compiler.gates import Gate
+from compiler.previous.predict import Update
 from compiler.verification.metrics import Accuracy, Flips, Parity, StepAgreement
 
 SCHEMA = "edgewright.report/1"
@@ -23,8 +24,8 @@ class ArtifactReport:
     """One artifact: what it is, what running it showed.
 
     ``parity`` compares with the source; ``lowering`` with the hub that the artifact was lowered from, and differs from it only
-    for pruned models and where only weights are quantized. ``evidence`` is the kind of execution (runtimes.session.Evidence). ``latency_ms`` and
-    ``peak_memory_bytes`` are the build machine's. ``path`` is relative to the report.
+    for pruned models and where only weights are quantized. ``evidence`` is the kind of execution (runtimes.session.Evidence).
+    ``latency_ms`` and ``peak_memory_bytes`` are the build machine's. ``path`` is relative to the report.
     """
 
     path: str
@@ -49,7 +50,8 @@ class ArtifactReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One build. ``ok`` is what the exit code says. ``quantization`` is INT8's section, ``schemes`` the other precisions'."""
+    """One build. ``ok`` is what the exit code says. ``quantization`` is INT8's section, ``schemes`` the other precisions'.
+    ``updates``: patches from the previous release, where one was named."""
 
     model: str
     source: dict[str, str]
@@ -67,6 +69,7 @@ class Report:
     warnings: tuple[str, ...] = ()
     stages: dict[str, float] = field(default_factory=dict)
     schemes: dict[str, Any] = field(default_factory=dict)
+    updates: tuple[Update, ...] = ()
 
     @property
     def gates(self) -> tuple[Gate, ...]:
