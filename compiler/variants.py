@@ -15,6 +15,7 @@ UNAVAILABLE = {
     (Format.COREML, Precision.INT16X8): "Core ML quantizes activations to 8 bits only; take fp16",
     (Format.COREML, Precision.INT8_DYNAMIC): "Core ML has no kernels that quantize as they run; take int8-weights",
 }
+LEAST_TARGET = {Precision.INT4_WEIGHTS: "iOS18"}  # where iOS17 does not do
 RUNTIME = {Format.ONNX: "onnxruntime", Format.TFLITE: "litert", Format.COREML: "coreml"}
 
 
@@ -64,19 +65,26 @@ def plan_variants(
         raise DataError(f"There is no {pair[0].value} artifact at {pair[1].value}.", remedy=f"{UNAVAILABLE[pair]}.")
     deployment = _deployment_target(profiles)
     return tuple(
-        Variant(fmt, precision, users[0][1] if users else RUNTIME[fmt], tuple(name for name, _ in users), deployment)
+        Variant(
+            fmt,
+            precision,
+            users[0][1] if users else RUNTIME[fmt],
+            tuple(name for name, _ in users),
+            deployment or LEAST_TARGET.get(precision, "iOS17"),
+        )
         for (fmt, precision), users in kept.items()
     )
 
 
-def _deployment_target(profiles: Sequence[Profile]) -> str:
+def _deployment_target(profiles: Sequence[Profile]) -> str | None:
+    """What the profiles want; None without profiles, which leaves it to the precision."""
     targets = {p.coreml.deployment_target for p in profiles if any(t.format is Format.COREML for t in p.targets)}
     if len(targets) > 1:
         raise DataError(
             f"The profiles want different Core ML deployment targets: {', '.join(sorted(targets))}.",
             remedy="Build these profiles one at a time.",
         )
-    return targets.pop() if targets else CoreMLOptions().deployment_target if profiles else "iOS17"
+    return targets.pop() if targets else CoreMLOptions().deployment_target if profiles else None
 
 
 def strictest(variant: Variant, profiles: Sequence[Profile]) -> Budgets:

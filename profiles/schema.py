@@ -73,6 +73,7 @@ class QuantizationRules(_Strict):
 
     float_ops: tuple[str, ...] = Field(default=(), description="operator types kept in float on this device")
     per_channel: bool = True
+    block_size: int | None = Field(default=None, gt=1, description="inputs per scale of int4 weights; default: all")
 
 
 class CoreMLOptions(_Strict):

@@ -12,7 +12,7 @@ from compiler.previous.numbers import Codes, Numbers
 from compiler.quantization.structure import constant_of
 from runtimes.session import Array
 
-STILL = 0.1  # steps: what rounding hides
+STILL = 0.15  # steps: less cannot be told from rounding
 RESCALED = 0.02  # a channel whose best common factor differs by more from 1 was rescaled as a whole
 EXPLAINED = 0.5  # and that factor must explain this share of the movement
 
@@ -43,14 +43,14 @@ def _movement(name: str, new: Array, old: Codes) -> Movement:
     before = np.moveaxis(old.params.dequantize(old.codes).astype(np.float64), axis, 0).reshape(new.shape[axis], -1)
     after = np.moveaxis(new.astype(np.float64), axis, 0).reshape(before.shape)
     step = np.broadcast_to(old.params.scale.astype(np.float64), (len(before),))[:, None]
-    # Rounding alone makes 1/12 of a squared step.
-    squares = np.maximum(((after - before) / step) ** 2 - 1 / 12, 0.0)
+    # Rounding alone makes 1/12 of a squared step in the mean.
+    squared = float((((after - before) / step) ** 2).mean()) - 1 / 12
     energy = np.maximum((before**2).sum(1), 1e-30)
     factor = (after * before).sum(1) / energy
     moved, left = ((after - before) ** 2).sum(1), ((after - factor[:, None] * before) ** 2).sum(1)
     whole = (np.abs(factor - 1) > RESCALED) & (left < (1 - EXPLAINED) * moved)
     shrunk = float((factor < 1).mean())
-    return Movement(name, new.size, float(np.sqrt(squares.mean())), float(whole.mean()), shrunk)
+    return Movement(name, new.size, float(np.sqrt(max(squared, 0.0))), float(whole.mean()), shrunk)
 
 
 def advice(hub: ir.Model, previous: Numbers) -> tuple[str, ...]:

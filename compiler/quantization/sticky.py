@@ -10,6 +10,7 @@ a bad judge, since the old model scores well too.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,8 +21,9 @@ from compiler.quantization.engine import Quantized
 from compiler.quantization.params import BIAS_LIMIT, bias_params
 from compiler.quantization.plan import QuantizeOptions
 from compiler.quantization.rescue.candidate import Bench, Candidate, Score
+from compiler.quantization.rules import RULES, Kind
 from compiler.quantization.spec import ConstantQuant, QParams, Role
-from compiler.quantization.structure import constant_of, name_of, value_name
+from compiler.quantization.structure import constant_of, data_inputs, name_of, value_name
 from runtimes.session import Array
 
 LOGGER = logging.getLogger(__name__)
@@ -150,7 +152,11 @@ class _Keeper:
         self._stored = {name_of(node): node for node in fresh.model.graph}
 
     def candidate(self, options: QuantizeOptions) -> Candidate:
-        activations = {name: self._activation(name, params) for name, params in self._fresh.spec.activations.items()}
+        fresh = self._fresh.spec.activations
+        activations = {name: self._activation(name, params) for name, params in fresh.items()}
+        self._follow_ties(activations)
+        for name, params in activations.items():
+            self.scales.count(self._previous.activations.get(name) == params)
         overrides: dict[tuple[str, int], Array] = {}
         constants: list[ConstantQuant] = []
         for constant in self._fresh.spec.constants:
@@ -162,9 +168,29 @@ class _Keeper:
 
     def _activation(self, name: str, fresh: QParams) -> QParams:
         old = self._previous.activations.get(name)
-        kept = old is not None and _covers(old, fresh, self._slack)
-        self.scales.count(kept)
-        return old if kept and old is not None else fresh
+        return old if old is not None and _covers(old, fresh, self._slack) else fresh
+
+    def _follow_ties(self, activations: dict[str, QParams]) -> None:
+        """What shares its numbers with a same-scale neighbour goes on sharing them; in artifacts some go by one name only."""
+        groups: dict[str, list[str]] = {}
+        for one, other in self._tied_pairs():
+            merged = list(dict.fromkeys([*groups.get(one, [one]), *groups.get(other, [other])]))
+            groups.update(dict.fromkeys(merged, merged))
+        fresh = self._fresh.spec.activations
+        for group in {id(members): members for members in groups.values()}.values():
+            kept = next((activations[n] for n in group if activations[n] != fresh[n]), fresh[group[0]])
+            activations.update(dict.fromkeys(group, kept))
+
+    def _tied_pairs(self) -> Iterator[tuple[str, str]]:
+        fresh = self._fresh.spec.activations
+        for node in self._reference.graph:
+            rule = RULES.get(node.op_type)
+            if rule is None or rule.kind is not Kind.SAME_SCALE:
+                continue
+            output = node.outputs[0].name or ""
+            names = [value.name or "" for _, value in data_inputs(node)]
+            names += [value.name or "" for value in node.outputs[1:]]
+            yield from ((output, n) for n in names if output in fresh and n in fresh and fresh[n] == fresh[output])
 
     def _constant(
         self, constant: ConstantQuant, activations: dict[str, QParams], done: list[ConstantQuant]
