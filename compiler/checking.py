@@ -42,14 +42,14 @@ def verify_all(
 ) -> Checked:
     """Execute every artifact on its runtime, in a child process each, against the source's outputs."""
     truth, kind = _truth(imported, data.evaluation, shaped.floating)
-    lowered = _hub_truth(truth, shaped) if shaped.prune else truth
+    hubs = _hub_truths(truth, shaped, [item.variant.precision for item in exported])
     verified, lowering = [], []
     with progress.stage("verify", len(exported)) as advance:
         for done, item in enumerate(exported, 1):
             found = _verify(item, truth)
             verified.append(found)
             ordered = {n: found.execution.outputs[n] for n in truth.outputs}
-            lowering.append(replace(found, parity=parity(ordered, lowered.outputs)))
+            lowering.append(replace(found, parity=parity(ordered, hubs[item.variant.precision])))
             advance(done)
     pairs = _agreements(exported, verified, shaped)
     return Checked(truth, kind, tuple(verified), tuple(lowering), pairs)
@@ -93,21 +93,35 @@ def _random(spec: TensorSpec, limit: int) -> Array:
     return rng.integers(0, limit, size).astype(spec.dtype)
 
 
-def _hub_truth(truth: Truth, shaped: Shaped) -> Truth:
-    with open_hub(shaped.floating) as session:
-        return Truth(truth.feeds, run_dataset(session, truth.feeds), truth.labels)
+def _hub_truths(truth: Truth, shaped: Shaped, precisions: Sequence[Precision]) -> dict[Precision, dict[str, Array]]:
+    """Per precision, the outputs of the model that its artifacts were lowered from.
+
+    That is the float hub, pruned where asked, and the quantized hub where only weights were quantized: such an artifact computes
+    in float32 what that hub computes. With integer activations the rounding is the kernels' own.
+    """
+    floating = _run_hub(shaped.floating, truth) if shaped.prune else truth.outputs
+    outputs = dict.fromkeys(precisions, floating)
+    for precision in {Precision.INT8_WEIGHTS, Precision.INT4_WEIGHTS} & outputs.keys():
+        outputs[precision] = _run_hub(shaped.quantized[precision], truth)
+    return outputs
+
+
+def _run_hub(model: ir.Model, truth: Truth) -> dict[str, Array]:
+    with open_hub(model) as session:
+        return run_dataset(session, truth.feeds, _batch(model))
 
 
 def _agreements(
     exported: Sequence[Exported], verified: Sequence[Verified], shaped: Shaped
 ) -> tuple[StepAgreement, ...]:
-    """Every pair of INT8 artifacts, in steps of the quantized outputs' scales."""
-    if shaped.quantized is None:
-        return ()
-    scales = output_scales(shaped.quantized)
-    int8 = [
-        (item.result.path.name, found.execution.outputs)
-        for item, found in zip(exported, verified, strict=True)
-        if item.variant.precision is Precision.INT8
-    ]
-    return tuple(step_agreement(a, b, scales) for a, b in itertools.combinations(int8, 2)) if scales else ()
+    """Every pair of artifacts of one precision with integer activations, in steps of the quantized outputs' scales."""
+    pairs: list[StepAgreement] = []
+    for precision in (Precision.INT8, Precision.INT16X8):
+        scales = output_scales(shaped.quantized[precision]) if precision in shaped.quantized else {}
+        alike = [
+            (item.result.path.name, found.execution.outputs)
+            for item, found in zip(exported, verified, strict=True)
+            if item.variant.precision is precision and scales
+        ]
+        pairs += [step_agreement(a, b, scales) for a, b in itertools.combinations(alike, 2)]
+    return tuple(pairs)

@@ -23,6 +23,7 @@ from compiler.gates import (
 from compiler.hostinfo import host_info
 from compiler.hub import Imported
 from compiler.hubfacts import hub_facts, hub_inputs, hub_outputs, semantics
+from compiler.previous.predict import Update, predict_updates
 from compiler.progress import Progress
 from compiler.report.schema import ArtifactReport, Report
 from compiler.report.write import write_report
@@ -31,7 +32,6 @@ from compiler.stages import Exported, Shaped
 from compiler.variants import Variant, strictest
 from compiler.verification.metrics import StepAgreement, accuracy
 from compiler.verification.verify import Verified
-from profiles.schema import Precision
 from runtimes.artifact.files import sha256_tree, size_tree
 
 
@@ -67,9 +67,11 @@ def conclude(
         source_accuracy=source_accuracy,
         prune=shaped.prune,
         quantization=shaped.quantization,
+        schemes=dict(shaped.schemes),
         artifacts=artifacts,
         agreement=checked.agreement,
         warnings=_warnings(request, plan, data),
+        updates=_updates(exported, plan),
     )
     for warning in report.warnings:
         progress.note(f"warning: {warning}")
@@ -91,6 +93,13 @@ def conclude(
         report = replace(report, artifacts=artifacts)
     write_report(report, result)
     return report
+
+
+def _updates(exported: Sequence[Exported], plan: Plan) -> tuple[Update, ...]:
+    if plan.previous is None:
+        return ()
+    found = ((e.result.path, e.variant.format.value, e.variant.precision.value, e.variant.profiles) for e in exported)
+    return predict_updates(plan.previous, found)
 
 
 def set_aside(result: Path, artifacts: tuple[ArtifactReport, ...]) -> tuple[ArtifactReport, ...]:
@@ -149,7 +158,7 @@ def _gates(
     drop = request.max_drop if request.max_drop is not None else budgets.max_drop_points
     if found.flips is not None and drop is not None:
         gates.append(accuracy_gate(name, found.flips, drop))
-    if variant.precision is Precision.INT8:
+    if not variant.precision.is_float:
         if request.min_sqnr is not None:
             gates.append(sqnr_gate(name, found.parity, request.min_sqnr))
         if request.min_agreement is not None:

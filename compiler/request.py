@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from compiler.errors import DataError, OutputExists
 from compiler.naming import model_name
+from compiler.previous.find import PreviousRelease, find_previous
 from compiler.variants import Variant, plan_variants
 from profiles.catalog import load_profile
 from profiles.schema import Format, Precision, Profile
@@ -22,7 +23,8 @@ class BuildRequest:
 
     ``prune`` is the share of channels to remove; ``max_drop`` accuracy points, over the profiles' own budgets.
     ``min_sqnr`` (dB) and ``min_agreement`` (a share) are gates; ``effort`` "high" climbs the whole rescue ladder.
-    ``cache_dir`` None turns the stage cache off.
+    ``previous``: where the release before is (compiler/previous/find.py); INT8 keeps its numbers. ``cache_dir`` None turns the
+    stage cache off.
     """
 
     source: str
@@ -41,6 +43,7 @@ class BuildRequest:
     observer: str | None = None
     quantizer: str = "edgewright"
     labels: tuple[str, ...] | None = None
+    previous: str | None = None
     batch: int = 1
     allow_pickle: bool = False
     force: bool = False
@@ -54,6 +57,7 @@ class Plan:
     model: str
     profiles: tuple[Profile, ...]
     variants: tuple[Variant, ...]
+    previous: PreviousRelease | None = None
 
 
 def plan_build(request: BuildRequest) -> Plan:
@@ -61,18 +65,13 @@ def plan_build(request: BuildRequest) -> Plan:
 
     Raises:
         ProfileError, DataError: a profile is unknown, nothing is left to make, int8 was asked for without calibration data.
+        PublishError, PublishTrustError, ManifestError: the previous release is damaged.
         OutputExists: the output folder is not empty and ``force`` is not set.
     """
     profiles = tuple(load_profile(name) for name in request.profiles)
     variants = plan_variants(profiles, request.formats, request.precisions)
     if request.calibration is None:
-        explicit = bool(profiles) or Precision.INT8 in request.precisions
-        if explicit and any(v.precision is Precision.INT8 for v in variants):
-            raise DataError(
-                "INT8 was asked for and there is no calibration data.",
-                remedy="Give --calibration DATA (100 typical samples are enough), or leave int8 out with --precision.",
-            )
-        variants = tuple(v for v in variants if v.precision is not Precision.INT8)
+        variants = _without_data(request, variants)
     if request.max_drop is not None and request.max_drop < 0:
         raise DataError(f"--max-drop is {request.max_drop:g}.", remedy="Give the points that may be lost, 0 or more.")
     if request.effort == "high" and request.quantizer != "edgewright":
@@ -83,7 +82,19 @@ def plan_build(request: BuildRequest) -> Plan:
     if request.prune and request.calibration is None:
         raise DataError("Pruning repairs its consumers on calibration data.", remedy="Give --calibration DATA.")
     _check_output(request)
-    return Plan(request.name or model_name(request.source), profiles, variants)
+    name = request.name or model_name(request.source)
+    return Plan(name, profiles, variants, find_previous(request.previous, name) if request.previous else None)
+
+
+def _without_data(request: BuildRequest, variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
+    """The variants that can be made without calibration data. Raises DataError where a missing one was asked for."""
+    missing = [v.precision for v in variants if v.precision.needs_data]
+    if missing and (request.profiles or set(missing) & set(request.precisions)):
+        raise DataError(
+            f"{missing[0].value.upper()} was asked for and there is no calibration data.",
+            remedy="Give --calibration DATA (100 typical samples are enough), or take --precision int8-weights.",
+        )
+    return tuple(v for v in variants if not v.precision.needs_data)
 
 
 def _check_output(request: BuildRequest) -> None:

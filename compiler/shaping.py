@@ -17,13 +17,17 @@ from compiler.exporters import EXPORTERS
 from compiler.exporters.base import ExportOptions
 from compiler.hubfacts import digest_of
 from compiler.passes.serialize import from_bytes, to_bytes
+from compiler.previous.numbers import read_numbers
+from compiler.previous.recipe import advice
 from compiler.progress import Progress
 from compiler.pruning import PruneOptions, prune
 from compiler.quantization.engine import QUANTIZERS, Quantized
 from compiler.quantization.evidence import gather_evidence
 from compiler.quantization.plan import QuantizeOptions
-from compiler.quantization.rescue.candidate import FEWEST, HELD_OUT_EVERY
+from compiler.quantization.rescue.candidate import FEWEST, HELD_OUT_EVERY, make_bench
 from compiler.quantization.rescue.ladder import Climb, Goals, climb
+from compiler.quantization.schemes import quantize_as
+from compiler.quantization.sticky import ALLOWED_LOSS_DB, stick
 from compiler.request import BuildRequest, Plan
 from compiler.variants import strictest
 from profiles.schema import Precision
@@ -75,17 +79,12 @@ def quantize_stage(
     progress: Progress,
 ) -> tuple[ir.Model, dict[str, Any]]:
     """Calibrate on ``data``, plan and perform INT8, and measure what it cost node by node."""
-    rules = [p.quantization for p in plan.profiles]
-    floating = frozenset(op for rule in rules for op in rule.float_ops)
-    options = QuantizeOptions(
-        observer=request.observer or QuantizeOptions().observer,
-        per_channel=all(rule.per_channel for rule in rules),
-        keep_float=tuple(sorted(str(node.name) for node in hub.graph if node.op_type in floating)),
-    )
+    options = _options(hub, plan, request.observer)
     engine = QUANTIZERS.get(request.quantizer)
     goals = _goals(request, plan)
-    key = [digest_of(hub), data.digest, request.quantizer, asdict(options), asdict(goals)]
-    key.append(sorted({v.format.value for v in plan.variants}))
+    formats = sorted({v.format.value for v in plan.variants})
+    before = plan.previous.digest if plan.previous else None
+    key = [digest_of(hub), data.digest, request.quantizer, asdict(options), asdict(goals), formats, before]
 
     def produce(advance: Callable[[int], None]) -> tuple[ir.Model, dict[str, Any]]:
         climbed = None
@@ -95,9 +94,42 @@ def quantize_stage(
             quantized, reference = engine(hub, data, options), hub
         else:
             quantized, reference = climbed.best, climbed.reference
-        return quantized.model, _section(quantized, reference, data) | _ladder(climbed)
+        kept, sticky = _sticky(quantized, reference, hub, data, options, plan)
+        return kept.model, _section(kept, reference, data) | _ladder(climbed) | sticky
 
     return _stage("quantize", key, produce, cache, scratch, progress)
+
+
+def scheme_stage(
+    hub: ir.Model,
+    data: Dataset | None,
+    precision: Precision,
+    plan: Plan,
+    cache: Cache,
+    scratch: Path,
+    progress: Progress,
+) -> tuple[ir.Model, dict[str, Any]]:
+    """Quantize as ``precision`` asks: any integer precision but INT8, which has gates and a ladder of its own."""
+    options = _options(hub, plan, None)
+    key = [digest_of(hub), data.digest if data else None, precision.value, asdict(options)]
+
+    def produce(advance: Callable[[int], None]) -> tuple[ir.Model, dict[str, Any]]:
+        quantized = quantize_as(hub, data, precision, options)
+        return quantized.model, _scheme_section(quantized)
+
+    return _stage(f"quantize {precision.value}", key, produce, cache, scratch, progress)
+
+
+def _options(hub: ir.Model, plan: Plan, observer: str | None) -> QuantizeOptions:
+    """What the profiles' rules ask of the quantizer."""
+    rules = [p.quantization for p in plan.profiles]
+    floating = frozenset(op for rule in rules for op in rule.float_ops)
+    return QuantizeOptions(
+        observer=observer or QuantizeOptions().observer,
+        per_channel=all(rule.per_channel for rule in rules),
+        block_size=min((rule.block_size for rule in rules if rule.block_size), default=None),
+        keep_float=tuple(sorted(str(node.name) for node in hub.graph if node.op_type in floating)),
+    )
 
 
 def _goals(request: BuildRequest, plan: Plan) -> Goals:
@@ -129,6 +161,28 @@ def _lowers(plan: Plan) -> Callable[[ir.Model], str | None]:
     return check
 
 
+def _sticky(
+    fresh: Quantized, reference: ir.Model, hub: ir.Model, data: Dataset, options: QuantizeOptions, plan: Plan
+) -> tuple[Quantized, dict[str, Any]]:
+    """Hold on to the previous release's numbers as far as the gate allows; the report's section says how far."""
+    if plan.previous is None:
+        return fresh, {}
+    previous = read_numbers(plan.previous)
+    found = stick(fresh, reference, previous, options, make_bench(hub, data))
+    section = {
+        "previous": plan.previous.title,
+        "allowed_loss_db": ALLOWED_LOSS_DB,
+        "fresh_sqnr_db": found.fresh.sqnr_db,
+        "chosen": asdict(found.how) if found.how else None,
+        "advice": list(advice(reference, previous)),
+    }
+    return found.chosen or fresh, {"sticky": _plain(section)}
+
+
+def _plain(value: Any) -> Any:
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else _finite(value)
+
+
 def _ladder(climbed: Climb | None) -> dict[str, Any]:
     """The report's table of rungs; empty where nothing was judged."""
     if climbed is None:
@@ -142,6 +196,16 @@ def _ladder(climbed: Climb | None) -> dict[str, Any]:
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _scheme_section(quantized: Quantized) -> dict[str, Any]:
+    spec = quantized.spec
+    return {
+        "nodes_quantized": len(spec.nodes) - len(spec.float_nodes),
+        "nodes_float": {name: f"{d.op_type}: {d.reason}" for name, d in spec.float_nodes.items()},
+        "notes": list(spec.notes),
+        "spec_sha256": spec.sha256,
+    }
 
 
 def _section(quantized: Quantized, hub: ir.Model, data: Dataset) -> dict[str, Any]:

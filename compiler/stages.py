@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,23 +20,32 @@ from compiler.passes import clean_up
 from compiler.passes.serialize import from_bytes, to_bytes
 from compiler.progress import Progress
 from compiler.request import BuildRequest, Plan
-from compiler.shaping import prune_stage, quantize_stage
+from compiler.shaping import prune_stage, quantize_stage, scheme_stage
 from compiler.variants import Variant
 from profiles.schema import Precision
 
 
 @dataclass(frozen=True, slots=True)
 class Shaped:
-    """The models that exporters lower: ``floating`` (pruned if asked) and, for INT8, the quantized hub.
+    """The models that exporters lower: ``floating`` (pruned if asked) and a quantized hub per integer precision.
 
-    ``prune`` and ``quantization`` are the report's sections. ``digests`` identify both for the cache.
+    ``prune`` and ``quantization`` are the report's sections, the latter INT8's; ``schemes`` holds the other precisions'.
+    ``digests`` identify the models for the cache, "float" and by precision.
     """
 
     floating: ir.Model
-    quantized: ir.Model | None
-    digests: dict[str, str]
+    quantized: Mapping[Precision, ir.Model]
+    digests: Mapping[str, str]
     prune: dict[str, Any] | None
     quantization: dict[str, Any] | None
+    schemes: Mapping[str, dict[str, Any]]
+
+    def model(self, precision: Precision) -> ir.Model:
+        """What an artifact of ``precision`` is lowered from."""
+        return self.floating if precision.is_float else self.quantized[precision]
+
+    def digest(self, precision: Precision) -> str:
+        return self.digests["float" if precision.is_float else precision.value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +84,17 @@ def shape(
         assert calibration is not None
         hub, prune_report = prune_stage(hub, calibration, request.prune, cache, scratch, progress)
     digests = {"float": digest_of(hub)}
-    quantized: ir.Model | None = None
+    quantized: dict[Precision, ir.Model] = {}
     quantization: dict[str, Any] | None = None
-    if any(v.precision is Precision.INT8 for v in plan.variants):
-        assert calibration is not None
-        quantized, quantization = quantize_stage(hub, calibration, request, plan, cache, scratch, progress)
-        digests["int8"] = digest_of(quantized)
-    return Shaped(hub, quantized, digests, prune_report, quantization)
+    schemes: dict[str, dict[str, Any]] = {}
+    for precision in dict.fromkeys(v.precision for v in plan.variants if not v.precision.is_float):
+        if precision is Precision.INT8:
+            assert calibration is not None
+            model, quantization = quantize_stage(hub, calibration, request, plan, cache, scratch, progress)
+        else:
+            model, schemes[precision.value] = scheme_stage(hub, calibration, precision, plan, cache, scratch, progress)
+        quantized[precision], digests[precision.value] = model, digest_of(model)
+    return Shaped(hub, quantized, digests, prune_report, quantization, schemes)
 
 
 def export_all(
@@ -91,8 +105,7 @@ def export_all(
     exported = []
     with progress.stage("export", len(plan.variants)) as advance:
         for done, variant in enumerate(plan.variants, 1):
-            model = shaped.quantized if variant.precision is Precision.INT8 else shaped.floating
-            assert model is not None
+            model = shaped.model(variant.precision)
             exporter, options = EXPORTERS.get(variant.format.value), export_options(variant)
             found = exporter.check(model, options)
             refusals += found
@@ -108,7 +121,7 @@ def _export(
     variant: Variant, model: ir.Model, shaped: Shaped, plan: Plan, result: Path, cache: Cache, scratch: Path
 ) -> ExportResult:
     name, options = variant.file_name(plan.model), export_options(variant)
-    digest = shaped.digests["int8" if variant.precision is Precision.INT8 else "float"]
+    digest = shaped.digest(variant.precision)
 
     def produce(folder: Path) -> None:
         made = EXPORTERS.get(variant.format.value).export(model, folder / name, options)

@@ -9,6 +9,13 @@ from compiler.errors import DataError
 from profiles.schema import Budgets, CoreMLOptions, Format, Precision, Profile
 
 SUFFIX = {Format.ONNX: ".onnx", Format.TFLITE: ".tflite", Format.COREML: ".mlpackage"}
+DEFAULT_PRECISIONS = (Precision.INT8, Precision.FP16, Precision.FP32)
+# What a format has no way to express, and what to take instead.
+UNAVAILABLE = {
+    (Format.COREML, Precision.INT16X8): "Core ML quantizes activations to 8 bits only; take fp16",
+    (Format.COREML, Precision.INT8_DYNAMIC): "Core ML has no kernels that quantize as they run; take int8-weights",
+}
+LEAST_TARGET = {Precision.INT4_WEIGHTS: "iOS18"}  # where iOS17 does not do
 RUNTIME = {Format.ONNX: "onnxruntime", Format.TFLITE: "litert", Format.COREML: "coreml"}
 
 
@@ -31,10 +38,12 @@ def plan_variants(
 ) -> tuple[Variant, ...]:
     """List the artifacts in the order in which the profiles name them: a device takes the first that it can run.
 
-    Without profiles: every format at every precision, or what ``formats`` and ``precisions`` name. With profiles these two narrow.
+    Without profiles: every format at the default precisions, or what ``formats`` and ``precisions`` name; a format that was not
+    named is left out at a precision that it does not have. With profiles these two narrow.
 
     Raises:
-        DataError: nothing is left, or two profiles want different Core ML deployment targets.
+        DataError: nothing is left, a format does not have the precision, or two profiles want different Core ML deployment
+            targets.
     """
     wanted: dict[tuple[Format, Precision], list[tuple[str, str]]] = {}
     for profile in profiles:
@@ -42,8 +51,8 @@ def plan_variants(
             for precision in target.precisions:
                 wanted.setdefault((target.format, precision), []).append((profile.name, target.runtime))
     if not profiles:
-        order = (Precision.INT8, Precision.FP16, Precision.FP32)
-        wanted = {(f, p): [] for f in formats or tuple(Format) for p in order if not precisions or p in precisions}
+        order = [p for p in Precision if p in precisions] if precisions else DEFAULT_PRECISIONS
+        wanted = {(f, p): [] for f in formats or tuple(Format) for p in order if formats or (f, p) not in UNAVAILABLE}
     kept = {
         k: v for k, v in wanted.items() if (not formats or k[0] in formats) and (not precisions or k[1] in precisions)
     }
@@ -52,21 +61,30 @@ def plan_variants(
             f"No artifact is left: the profiles ask for {', '.join(f'{f.value} {p.value}' for f, p in wanted)}.",
             remedy="Leave out --format and --precision, or name what the profiles ask for.",
         )
+    for pair in kept.keys() & UNAVAILABLE.keys():
+        raise DataError(f"There is no {pair[0].value} artifact at {pair[1].value}.", remedy=f"{UNAVAILABLE[pair]}.")
     deployment = _deployment_target(profiles)
     return tuple(
-        Variant(fmt, precision, users[0][1] if users else RUNTIME[fmt], tuple(name for name, _ in users), deployment)
+        Variant(
+            fmt,
+            precision,
+            users[0][1] if users else RUNTIME[fmt],
+            tuple(name for name, _ in users),
+            deployment or LEAST_TARGET.get(precision, "iOS17"),
+        )
         for (fmt, precision), users in kept.items()
     )
 
 
-def _deployment_target(profiles: Sequence[Profile]) -> str:
+def _deployment_target(profiles: Sequence[Profile]) -> str | None:
+    """What the profiles want; None without profiles, which leaves it to the precision."""
     targets = {p.coreml.deployment_target for p in profiles if any(t.format is Format.COREML for t in p.targets)}
     if len(targets) > 1:
         raise DataError(
             f"The profiles want different Core ML deployment targets: {', '.join(sorted(targets))}.",
             remedy="Build these profiles one at a time.",
         )
-    return targets.pop() if targets else CoreMLOptions().deployment_target if profiles else "iOS17"
+    return targets.pop() if targets else CoreMLOptions().deployment_target if profiles else None
 
 
 def strictest(variant: Variant, profiles: Sequence[Profile]) -> Budgets:

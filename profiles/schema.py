@@ -24,6 +24,15 @@ class Precision(StrEnum):
     INT8_WEIGHTS = "int8-weights"
     INT4_WEIGHTS = "int4-weights"
 
+    @property
+    def is_float(self) -> bool:
+        return self in (Precision.FP32, Precision.FP16)
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether activations are quantized with ranges that only calibration data can tell."""
+        return self in (Precision.INT8, Precision.INT16X8)
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,6 +73,7 @@ class QuantizationRules(_Strict):
 
     float_ops: tuple[str, ...] = Field(default=(), description="operator types kept in float on this device")
     per_channel: bool = True
+    block_size: int | None = Field(default=None, gt=1, description="inputs per scale of int4 weights; default: all")
 
 
 class CoreMLOptions(_Strict):

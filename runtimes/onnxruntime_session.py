@@ -152,6 +152,8 @@ def _session_options(ort: Any, options: SessionOptions, profiles: tempfile.Tempo
     result.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     result.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     result.log_severity_level = _ERRORS_ONLY
+    # Products with integer weights alone stay float32, as the file says; the default rounds their inputs to int8.
+    result.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if profiles is not None:  # a folder of its own: the default is the working directory
         result.profile_file_prefix = str(Path(profiles.name) / "onnxruntime")
         result.enable_profiling = True

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 FORMATS = ("onnx", "tflite", "coreml")
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "int16x8", "int8-dynamic", "int8-weights", "int4-weights")
 
 
 @click.command()
@@ -70,6 +70,11 @@ PRECISIONS = ("fp32", "fp16", "int8")
     "labels_file",
     type=click.Path(path_type=Path),
     help="Text file, one class name per line, for the manifest.",
+)
+@click.option(
+    "--previous",
+    metavar="RELEASE",
+    help="Folder of the build before, or REPOSITORY[#CHANNEL[/RELEASE]]: INT8 keeps its numbers where they fit.",
 )
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Batch size of the artifacts.")
 @click.option("--allow-pickle", is_flag=True, help="Load sources that can run code while loading.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -9,7 +10,7 @@ from compiler.quantization.spec import ConstantQuant, NodePrecision, QParams, Qu
 from compiler.quantization.structure import constant_of, name_of, value_name
 from runtimes.session import Array
 
-PRECISION_KEY = "edgewright.precision"  # node metadata: "int8" or "float32"
+PRECISION_KEY = "edgewright.precision"  # node metadata: a NodePrecision
 SPEC_KEY = "edgewright.quantization_spec_sha256"  # model metadata
 
 
@@ -71,8 +72,9 @@ class _Writer:
         else:
             value.name = self._unique(f"{name}/float")
             restored.name = name
+        assert zero_point.dtype is not None
         codes = ir.Value(
-            name=self._unique(f"{name}/quantized"), type=ir.TensorType(ir.DataType.INT8), shape=value.shape
+            name=self._unique(f"{name}/quantized"), type=ir.TensorType(zero_point.dtype), shape=value.shape
         )
         pair = [
             ir.node("QuantizeLinear", [value, scale, zero_point], outputs=[codes], name=self._unique(f"{name}/Q")),
@@ -108,6 +110,8 @@ class _Writer:
             shape=ir.Shape(array.shape),
         )
         attributes = {} if params.axis is None else {"axis": params.axis}
+        if params.block_size:
+            attributes["block_size"] = params.block_size
         node = ir.node(
             "DequantizeLinear",
             [codes, scale, zero_point],
@@ -122,7 +126,7 @@ class _Writer:
     def _parameters(self, name: str, params: QParams) -> tuple[ir.Value, ir.Value]:
         """Scale and zero point: scalars per tensor, [channels] per channel."""
         shape = () if params.axis is None else params.scale.shape
-        zero_point = np.full(shape, params.zero_point, params.dtype)
+        zero_point = np.full(shape, params.zero_point).astype(params.numpy_dtype)
         return (
             self._initializer(f"{name}/scale", params.scale.reshape(shape)),
             self._initializer(f"{name}/zero_point", zero_point),
@@ -130,7 +134,8 @@ class _Writer:
 
     def _initializer(self, name: str, array: Array) -> ir.Value:
         unique = self._unique(name)
-        tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=unique)
+        element = ir.DataType.INT4 if array.dtype == ml_dtypes.int4 else None
+        tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), dtype=element, name=unique)
         value = ir.Value(name=unique, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
         self._graph.register_initializer(value)
         return value

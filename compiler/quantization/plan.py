@@ -42,12 +42,14 @@ class QuantizeOptions:
         weights: a name in params.WEIGHT_METHODS. On kws "mse" brought nothing that "max-abs" does not.
         per_channel: one weight scale per output channel, else per tensor.
         keep_float: names of nodes to leave in float.
+        block_size: int4 weights of matrices get a scale per so many inputs, else per output channel.
     """
 
     observer: str = "mse"
     weights: str = "max-abs"
     per_channel: bool = True
     keep_float: tuple[str, ...] = ()
+    block_size: int | None = None
 
 
 def plan(model: ir.Model, calibration: Calibration, options: QuantizeOptions | None = None) -> QuantizationSpec:

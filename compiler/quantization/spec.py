@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,18 +34,23 @@ class Scheme(StrEnum):
 class Granularity(StrEnum):
     PER_TENSOR = "per-tensor"
     PER_CHANNEL = "per-channel"
+    PER_BLOCK = "per-block"
 
 
 class Role(StrEnum):
     """What a quantized constant is to its node."""
 
-    WEIGHT = "weight"  # int8, symmetric, narrow range [-127, 127]
+    WEIGHT = "weight"  # int8 or int4, symmetric, narrow range [-127, 127]
     BIAS = "bias"  # int32, scale = scale_in * scale_weight
     OPERAND = "operand"  # int8 constant of an element-wise operator
 
 
 class NodePrecision(StrEnum):
+    """What a node computes in; with WEIGHTS its weights are integers and it computes in float32."""
+
     INT8 = "int8"
+    INT16X8 = "int16x8"
+    WEIGHTS = "weights"
     FLOAT32 = "float32"
 
 
@@ -53,11 +59,12 @@ class QParams:
     """real = (q - zero_point) * scale, element-wise along ``axis``.
 
     Args:
-        dtype: numpy's name of the integer type, "int8" or "int32".
-        scale: [channels] float32, or [1] per tensor; positive.
+        dtype: name of the integer type: "int4", "int8", "int16" or "int32".
+        scale: [channels] float32, or [1] per tensor; positive. With blocks: the tensor's shape, along ``axis`` one per block.
         zero_point: one integer for all channels.
-        axis: the channel axis; None per tensor.
+        axis: the channel axis; None per tensor. With blocks: the axis that is cut into blocks.
         narrow: whether the lowest code is unused ([-127, 127] for int8), as LiteRT's specification asks of weights.
+        block_size: elements per block, the last one may be short; None without blocks. Source: ONNX DequantizeLinear-21.
     """
 
     dtype: str
@@ -65,9 +72,11 @@ class QParams:
     zero_point: int = 0
     axis: int | None = None
     narrow: bool = False
+    block_size: int | None = None
 
     def __post_init__(self) -> None:
-        scale = np.array(self.scale, np.float32).reshape(-1)
+        scale = np.array(self.scale, np.float32)
+        scale = scale if self.block_size else scale.reshape(-1)
         scale.setflags(write=False)
         object.__setattr__(self, "scale", scale)
         if not (np.isfinite(scale).all() and (scale > 0).all() and len(scale)):
@@ -78,12 +87,20 @@ class QParams:
             raise ValueError(f"zero point {self.zero_point} is outside {self.dtype}")
 
     @property
+    def bits(self) -> int:
+        return int(self.dtype.removeprefix("int"))
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        return np.dtype(ml_dtypes.int4 if self.dtype == "int4" else self.dtype)
+
+    @property
     def qmin(self) -> int:
-        return int(np.iinfo(self.dtype).min) + int(self.narrow)
+        return -(1 << (self.bits - 1)) + int(self.narrow)
 
     @property
     def qmax(self) -> int:
-        return int(np.iinfo(self.dtype).max)
+        return (1 << (self.bits - 1)) - 1
 
     @property
     def scheme(self) -> Scheme:
@@ -91,6 +108,8 @@ class QParams:
 
     @property
     def granularity(self) -> Granularity:
+        if self.block_size:
+            return Granularity.PER_BLOCK
         return Granularity.PER_TENSOR if self.axis is None else Granularity.PER_CHANNEL
 
     @property
@@ -107,19 +126,23 @@ class QParams:
 
         int32 codes (biases) are computed in float64, which holds them exactly.
         """
-        wide = np.float64 if np.iinfo(self.dtype).bits > 16 else np.float32
-        codes = np.rint(values.astype(wide) / self._aligned(values.ndim).astype(wide)) + wide(self.zero_point)
-        return np.asarray(np.clip(codes, self.qmin, self.qmax), np.dtype(self.dtype))
+        wide = np.float64 if self.dtype == "int32" else np.float32
+        codes = np.rint(values.astype(wide) / self._aligned(values.shape).astype(wide)) + wide(self.zero_point)
+        return np.asarray(np.clip(codes, self.qmin, self.qmax).astype(np.int64).astype(self.numpy_dtype))
 
     def dequantize(self, codes: Array) -> Array:
         """x = (q - zero_point) * scale, float32."""
         steps = (codes.astype(np.int64) - self.zero_point).astype(np.float32)
-        return np.asarray(steps * self._aligned(codes.ndim), np.float32)
+        return np.asarray(steps * self._aligned(codes.shape), np.float32)
 
-    def _aligned(self, rank: int) -> NDArray[np.float32]:
+    def _aligned(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """The scale, shaped to broadcast against a tensor of ``shape``."""
         if self.axis is None:
             return self.scale.reshape(())
-        return self.scale.reshape([-1 if axis == self.axis % rank else 1 for axis in range(rank)])
+        axis = self.axis % len(shape)
+        if self.block_size:
+            return np.repeat(self.scale, self.block_size, axis).take(range(shape[axis]), axis)
+        return self.scale.reshape([-1 if i == axis else 1 for i in range(len(shape))])
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, QParams):
@@ -130,23 +153,24 @@ class QParams:
         return hash(self._key())
 
     def _key(self) -> tuple[object, ...]:
-        return (self.dtype, self.scale.tobytes(), self.zero_point, self.axis, self.narrow)
+        shape = self.scale.shape
+        return (self.dtype, self.scale.tobytes(), shape, self.zero_point, self.axis, self.narrow, self.block_size)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "dtype": self.dtype,
             "scheme": str(self.scheme),
             "granularity": str(self.granularity),
-            "scale": [float(s) for s in self.scale],
+            "scale": self.scale.astype(float).tolist(),
             "zero_point": self.zero_point,
             "axis": self.axis,
             "narrow": self.narrow,
-        }
+        } | ({"block_size": self.block_size} if self.block_size else {})
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> QParams:
         scale = np.array(data["scale"], np.float32)
-        return cls(data["dtype"], scale, data["zero_point"], data["axis"], data["narrow"])
+        return cls(data["dtype"], scale, data["zero_point"], data["axis"], data["narrow"], data.get("block_size"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +249,7 @@ class QuantizationSpec:
 
     def __str__(self) -> str:
         """One line per node and per activation, for --dry-run."""
-        lines = [f"{len(self.nodes) - len(self.float_nodes)} of {len(self.nodes)} nodes in int8"]
+        lines = [f"{len(self.nodes) - len(self.float_nodes)} of {len(self.nodes)} nodes quantized"]
         lines += [f"  {d.precision:8} {d.op_type:20} {name}: {d.reason}" for name, d in self.nodes.items()]
         lines += [
             f"  {name}: {p.dtype} scale {p.scale[0]:.6g} zero point {p.zero_point} [{p.low:.4g}, {p.high:.4g}]"

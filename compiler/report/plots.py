@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: told apart with any colour vision.
-COLOURS = {"fp32": "#0072B2", "fp16": "#009E73", "int8": "#D55E00"}
+COLOURS = {
+    "fp32": "#0072B2",
+    "fp16": "#009E73",
+    "int8": "#D55E00",
+    "int16x8": "#CC79A7",
+    "int8-dynamic": "#E69F00",
+    "int8-weights": "#56B4E9",
+    "int4-weights": "#000000",
+}
 GREY = "#666666"
 FLOOR = 1e-9  # where "no error" is drawn on a logarithmic axis
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from compiler.errors import Refusal
 from compiler.gates import Gate
+from compiler.previous.predict import Update
 from compiler.verification.metrics import Accuracy, Flips, Parity, StepAgreement
 
 SCHEMA = "edgewright.report/1"
@@ -22,9 +23,9 @@ SCHEMA = "edgewright.report/1"
 class ArtifactReport:
     """One artifact: what it is, what running it showed.
 
-    ``parity`` compares with the source; ``lowering`` with the float hub that the artifact was lowered from, and differs from it
-    only for pruned models. ``evidence`` is the kind of execution (runtimes.session.Evidence). ``latency_ms`` and
-    ``peak_memory_bytes`` are the build machine's. ``path`` is relative to the report.
+    ``parity`` compares with the source; ``lowering`` with the hub that the artifact was lowered from, and differs from it only
+    for pruned models and where only weights are quantized. ``evidence`` is the kind of execution (runtimes.session.Evidence).
+    ``latency_ms`` and ``peak_memory_bytes`` are the build machine's. ``path`` is relative to the report.
     """
 
     path: str
@@ -49,7 +50,8 @@ class ArtifactReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One build. ``ok`` is what the exit code says."""
+    """One build. ``ok`` is what the exit code says. ``quantization`` is INT8's section, ``schemes`` the other precisions'.
+    ``updates``: patches from the previous release, where one was named."""
 
     model: str
     source: dict[str, str]
@@ -66,6 +68,8 @@ class Report:
     agreement: tuple[StepAgreement, ...]
     warnings: tuple[str, ...] = ()
     stages: dict[str, float] = field(default_factory=dict)
+    schemes: dict[str, Any] = field(default_factory=dict)
+    updates: tuple[Update, ...] = ()
 
     @property
     def gates(self) -> tuple[Gate, ...]:

@@ -19,6 +19,11 @@ def summary(report: Report, output: Path) -> str:
             f"int8 agreement: {pair.first} and {pair.second}: equal on {pair.share_equal:.2%} of outputs, "
             f"within one step on {pair.share_within_one:.2%}, at most {pair.max_steps:g} steps apart"
         )
+    lines += [
+        f"update from the previous release: {u.artifact}: {format_bytes(u.patch_bytes)} to send of {format_bytes(u.full_bytes)}"
+        for u in report.updates
+    ]
+    lines += ((report.quantization or {}).get("sticky") or {}).get("advice", [])
     lines += [f"gate {g.name} failed for {g.artifact}: {g.reason}" for g in report.gates if not g.ok]
     verdict = (
         "All gates passed."

@@ -11,6 +11,7 @@ import pytest
 
 from compiler.errors import DataError, OutputExists, UnsupportedModel
 from compiler.request import BuildRequest
+from compiler.variants import DEFAULT_PRECISIONS
 from profiles.catalog import DEVICES
 from profiles.schema import Format, Precision
 from runtimes.artifact.files import sha256_tree
@@ -42,7 +43,7 @@ def built(request_: BuildRequest) -> Path:
 def test_every_artifact_was_executed_and_agrees(built: Path) -> None:
     report = json.loads((built / "report.json").read_text("utf-8"))
     assert {(a["format"], a["precision"]) for a in report["artifacts"]} == {
-        (f.value, p.value) for f in Format for p in Precision
+        (f.value, p.value) for f in Format for p in DEFAULT_PRECISIONS
     }
     for artifact in report["artifacts"]:
         assert artifact["sha256"] == sha256_tree(built / artifact["path"])
@@ -182,3 +183,27 @@ def test_high_effort_and_int8_gates(request_: BuildRequest, tmp_path: Path) -> N
     assert "Rescue ladder" in (tmp_path / "out" / "report.html").read_text("utf-8")
     strict = build(replace(small, output=tmp_path / "strict", min_sqnr=90.0))
     assert [gate.name for gate in strict.gates if not gate.ok] == ["min-sqnr"]
+
+
+def test_weights_only_needs_no_data_and_updates_are_predicted(
+    request_: BuildRequest, built: Path, tmp_path: Path
+) -> None:
+    from compiler.pipeline import build
+
+    weights = replace(
+        request_,
+        calibration=None,
+        output=tmp_path / "weights",
+        precisions=(Precision.INT8_WEIGHTS, Precision.INT8_DYNAMIC, Precision.INT4_WEIGHTS),
+    )
+    report = build(weights)
+    assert report.ok, [g for g in report.gates if not g.ok]
+    assert len(report.artifacts) == 8
+    assert set(report.schemes) == {"int8-weights", "int8-dynamic", "int4-weights"}
+    again = build(replace(request_, output=tmp_path / "again", previous=str(built)))
+    assert again.ok
+    assert {u.artifact for u in again.updates} == {a.path for a in again.artifacts}
+    assert all(u.patch_bytes < 400 for u in again.updates)
+    assert again.quantization is not None
+    assert again.quantization["sticky"]["chosen"]["kept_codes"] == 1.0
+    assert "Updates from the previous release" in (tmp_path / "again" / "report.html").read_text("utf-8")

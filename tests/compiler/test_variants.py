@@ -13,6 +13,20 @@ def test_without_profile_every_format_and_precision() -> None:
     assert len(plan_variants((), (), ())) == 9
 
 
+def test_a_format_without_the_precision_is_left_out_unless_it_was_named() -> None:
+    formats = [v.format for v in plan_variants((), (), (Precision.INT8_DYNAMIC,))]
+    assert formats == [Format.ONNX, Format.TFLITE]
+    with pytest.raises(DataError, match="no coreml artifact") as caught:
+        plan_variants((), (Format.COREML,), (Precision.INT8_DYNAMIC,))
+    assert "int8-weights" in caught.value.remedy
+
+
+def test_four_bits_raise_the_default_deployment_target_only() -> None:
+    (four,) = plan_variants((), (Format.COREML,), (Precision.INT4_WEIGHTS,))
+    (eight,) = plan_variants((), (Format.COREML,), (Precision.INT8_WEIGHTS,))
+    assert (four.deployment_target, eight.deployment_target) == ("iOS18", "iOS17")
+
+
 def test_profiles_share_artifacts() -> None:
     profiles = [load_profile(n) for n in ("raspberry-pi-4b", "android-arm64", "iphone-15")]
     variants = plan_variants(profiles, (), ())

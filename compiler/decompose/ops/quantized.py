@@ -53,6 +53,8 @@ def _range(name: str) -> tuple[int, int]:
 @decomposes("DequantizeLinear")
 def dequantize_linear(b: Builder) -> None:
     """(x - zero_point) * scale"""
+    if b.x.constant is not None:
+        raise Undecomposable("decoding a stored weight would undo its quantization")
     if b.x.dtype.name not in (*RANGES, "int32") or b.y.dtype.name != "float32":
         raise Undecomposable(f"its types are {b.x.dtype} and {b.y.dtype}")
     value = b.op("Cast", b.x.name, to=1)

@@ -1,4 +1,4 @@
-"""Constants on their way into a program: plain arrays, and int8 ones that keep their scales."""
+"""Constants on their way into a program: plain arrays, and int8 and int4 ones that keep their scales."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Array = NDArray[Any]
 class Weight:
     """A constant operand.
 
-    ``data`` is float32, or int8/uint8 with ``scale`` and ``zero_point`` (both [channels] along ``axis``, or scalars
-    with axis None): value = (data - zero_point) * scale.
+    ``data`` is float32, or int8/uint8/int4 with ``scale`` and ``zero_point`` (both [channels] along ``axis``, or scalars
+    with axis None): value = (data - zero_point) * scale. In blocks both have the rank of ``data`` and divide its shape.
     """
 
     data: Array
@@ -37,17 +37,36 @@ class Weight:
     def quantized(self) -> bool:
         return self.scale is not None
 
+    @property
+    def blocked(self) -> bool:
+        return self.scale is not None and self.scale.ndim == self.data.ndim > 1
+
+    def spread(self) -> tuple[Array, Array]:
+        """Scale and zero point with the rank of ``data``: one entry per channel or block."""
+        assert self.scale is not None and self.zero_point is not None
+        if self.blocked:
+            return self.scale, self.zero_point
+        shape = [1] * self.data.ndim
+        if self.axis is not None:
+            shape[self.axis] = -1
+        return self.scale.reshape(shape), self.zero_point.reshape(shape)
+
     def values(self) -> Array:
         """The float32 values (or, for a constant that was never quantized, the array itself)."""
         if self.scale is None or self.zero_point is None:
             return self.data
-        scale, zero = self._along_axis(self.scale), self._along_axis(self.zero_point)
+        scale, zero = (self._fit(part) for part in self.spread())
         # int32 holds every difference of two bytes, and biases (int32, zero point 0) do not overflow.
         return ((self.data.astype(np.int32) - zero.astype(np.int32)).astype(np.float32) * scale).astype(np.float32)
 
     def transpose(self, perm: Sequence[int]) -> Weight:
-        axis = None if self.axis is None else list(perm).index(self.axis)
-        return replace(self, data=np.ascontiguousarray(self.data.transpose(perm)), axis=axis)
+        data = np.ascontiguousarray(self.data.transpose(perm))
+        if self.blocked:
+            assert self.scale is not None and self.zero_point is not None
+            return replace(
+                self, data=data, scale=self.scale.transpose(perm), zero_point=self.zero_point.transpose(perm)
+            )
+        return replace(self, data=data, axis=None if self.axis is None else list(perm).index(self.axis))
 
     def scaled(self, factor: float) -> Weight:
         """``factor`` times the weight; a quantized one takes it into its scales."""
@@ -57,12 +76,12 @@ class Weight:
             return replace(self, data=(self.data * np.float32(factor)).astype(self.data.dtype))
         return replace(self, scale=(self.scale * np.float32(factor)).astype(np.float32))
 
-    def _along_axis(self, vector: Array) -> Array:
-        if self.axis is None:
-            return vector
-        shape = [1] * self.data.ndim
-        shape[self.axis] = -1
-        return vector.reshape(shape)
+    def _fit(self, part: Array) -> Array:
+        """Blocks repeated to the shape of ``data``; what has one entry along an axis broadcasts."""
+        for axis, (size, count) in enumerate(zip(self.data.shape, part.shape, strict=True)):
+            if 1 < count < size:
+                part = np.repeat(part, size // count, axis)
+        return part
 
 
 def fits_float16(array: Array) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 
 from compiler.exporters.coreml.constants import Array, Weight, to_mil_dtype
@@ -104,25 +105,29 @@ class Context:
         return self.float_dtype(value)
 
     def weight_var(self, weight: Weight, hint: str) -> Var:
-        """``weight`` as a const, or as a constexpr operation that keeps its bytes in the file (int8, iOS16 and later)."""
+        """``weight`` as a const, or as a constexpr operation that keeps its bytes in the file.
+
+        int8 from iOS16 on; int4 and blocks from iOS18 on, which dequantize_linear makes sure of.
+        """
         name = self.names.claim(hint)
-        keeps_bytes = weight.data.dtype in (np.int8, np.uint8) and weight.data.ndim > 0 and self.target.version >= 16
-        if weight.scale is None or not keeps_bytes:
+        narrow = weight.data.dtype in (np.int8, np.uint8, ml_dtypes.int4)
+        if weight.scale is None or not (narrow and weight.data.ndim > 0 and self.target.version >= 16):
             return self.mb.const(val=self._mil_array(weight.values()), name=name)
         assert weight.zero_point is not None
-        scale = weight.scale.astype(self.float_dtype)
         if self.target.version >= 18:
-            shape = [1] * weight.data.ndim
-            if weight.axis is not None:
-                shape[weight.axis] = -1
+            scale, offset = weight.spread()
             return self.mb.constexpr_blockwise_shift_scale(
-                data=weight.data,
-                scale=scale.reshape(shape),
-                offset=weight.zero_point.reshape(shape) if np.any(weight.zero_point) else None,
+                data=_sub_byte(weight.data),
+                scale=scale.astype(self.float_dtype),
+                offset=_sub_byte(offset) if np.any(offset) else None,
                 name=name,
             )
         return self.mb.constexpr_affine_dequantize(
-            quantized_data=weight.data, zero_point=weight.zero_point, scale=scale, axis=weight.axis or 0, name=name
+            quantized_data=weight.data,
+            zero_point=weight.zero_point,
+            scale=weight.scale.astype(self.float_dtype),
+            axis=weight.axis or 0,
+            name=name,
         )
 
     def _mil_array(self, values: Array) -> Array:
@@ -208,3 +213,12 @@ def string_attr(node: ir.Node, name: str, default: str) -> str:
 def ints_attr(node: ir.Node, name: str, default: Sequence[int]) -> list[int]:
     attribute = node.attributes.get(name)
     return list(default) if attribute is None else [int(i) for i in attribute.as_ints()]
+
+
+def _sub_byte(codes: Array) -> Array:
+    """int4 as coremltools marks it: int8 whose dtype says in its metadata that half of each byte is to be stored."""
+    if codes.dtype != ml_dtypes.int4:
+        return codes
+    from coremltools.converters.mil.mil import types
+
+    return np.asarray(codes.astype(np.int8).astype(types.np_int4_dtype))

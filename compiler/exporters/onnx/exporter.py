@@ -1,4 +1,4 @@
-"""Writes float32, float16 and QDQ INT8 .onnx files."""
+"""Writes .onnx files in every precision."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from compiler.errors import Refusal, UnsupportedModel
 from compiler.exporters.base import ExportOptions, ExportResult
+from compiler.exporters.onnx.dynamic import to_dynamic
 from compiler.exporters.onnx.half import to_float16
 from compiler.passes.serialize import from_bytes, to_bytes
 from compiler.quantization.unsigned import to_uint8
@@ -51,6 +52,9 @@ class OnnxExporter:
             model, notes = to_float16(model)
         elif options.precision is Precision.INT8:
             model, notes = to_uint8(model), ("activations are uint8: the int8 numbers moved by 128",)
+        elif options.precision is Precision.INT8_DYNAMIC:
+            model, count = to_dynamic(model)
+            notes = (f"{count} products quantize their inputs as they come; convolutions keep float inputs",)
         else:
             model = from_bytes(to_bytes(model))
         model.metadata_props.update(sorted(options.metadata.items()))

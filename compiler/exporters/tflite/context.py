@@ -14,7 +14,7 @@ import numpy as np
 
 from compiler.exporters.tflite import layout
 from compiler.exporters.tflite.layout import Perm
-from compiler.exporters.tflite.tensors import Array, QuantParams, Tensor, per_tensor
+from compiler.exporters.tflite.tensors import Array, QuantParams, Tensor, Weights, per_tensor
 from compiler.exporters.tflite.writer import GraphWriter, writable
 
 if TYPE_CHECKING:
@@ -63,12 +63,13 @@ class QuantizedConstant:
 class LoweringContext:
     """State of one export: which tensor holds each value, what was inserted, and what is to be reported."""
 
-    def __init__(self, writer: GraphWriter, *, float16: bool) -> None:
+    def __init__(self, writer: GraphWriter, *, float16: bool, weights: Weights = Weights.FOLDED) -> None:
         self.writer = writer
         self.notes: list[str] = []
         self.transposes = 0
         self.skipped: set[str] = set()  # names of nodes that another one absorbed
         self._float16 = float16
+        self._weights = weights
         self._held: dict[str, Held] = {}
         self._constants: dict[str, Array] = {}
         self._quantized: dict[str, QuantizedConstant] = {}
@@ -163,17 +164,28 @@ class LoweringContext:
     def read(self, value: ir.Value, perm: Perm, *, int8: bool = False) -> Tensor:
         """The value's tensor in order ``perm``: as it is stored if ``int8``, else in float."""
         name = name_of(value)
-        if name in self._quantized and int8:
+        if name in self._quantized and (int8 or self._stays_stored(self._quantized[name])):
             constant = self._quantized[name]
             axis = perm.index(constant.quant.axis) if not constant.quant.per_tensor else 0
             quant = QuantParams(constant.quant.scale, constant.quant.zero_point, axis)
-            return self.writer.constant(name, np.transpose(constant.data, perm), quant)
+            stored = self.writer.constant(name, np.transpose(constant.data, perm), quant)
+            return stored if int8 else self._cached("DEQUANTIZE", stored, stored.shape, np.dtype(np.float32))
         constant_data = self.constant(value)
         if constant_data is not None:
             return self.literal(np.transpose(constant_data, perm), name)
         held = self._held[name]
         tensor = self.transpose(held.tensor, layout.relative(held.perm, perm))
         return tensor if int8 else self.dequantize(tensor)
+
+    def _stays_stored(self, constant: QuantizedConstant) -> bool:
+        return self._weights is not Weights.FOLDED and constant.data.dtype != np.int32
+
+    def hybrid(self, value: ir.Value, axis: int) -> bool:
+        """Whether a kernel that quantizes its float input takes this weight: int8, symmetric, scales along hub axis ``axis``."""
+        constant = self._quantized.get(name_of(value))
+        if self._weights is not Weights.HYBRID or constant is None or constant.data.dtype != np.int8:
+            return False
+        return not any(constant.quant.zero_point) and (constant.quant.per_tensor or constant.quant.axis == axis)
 
     def literal(self, data: Array, name: str = "constant") -> Tensor:
         """A constant tensor; in a float16 file large float32 content is stored as float16 where it fits."""

@@ -15,7 +15,7 @@ from compiler.exporters.base import ExportOptions, ExportResult
 from compiler.exporters.tflite import layout
 from compiler.exporters.tflite.context import LoweringContext, Unsupported, dtype_of, name_of, shape_of
 from compiler.exporters.tflite.table import TFLITE
-from compiler.exporters.tflite.tensors import Tensor
+from compiler.exporters.tflite.tensors import Tensor, Weights
 from compiler.exporters.tflite.writer import MAX_FILE_BYTES, GraphWriter
 from profiles.schema import Precision
 from runtimes.artifact.files import write_atomic
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 DESCRIPTION = "edgewright"
+_WEIGHTS = {
+    Precision.INT8_WEIGHTS: Weights.STORED,
+    Precision.INT4_WEIGHTS: Weights.STORED,
+    Precision.INT8_DYNAMIC: Weights.HYBRID,
+}
 REPLACE = "Replace it in the source, or leave out this format with --format."
 Port = tuple[str, Tensor]
 
@@ -68,7 +73,8 @@ def _settled(model: ir.Model, options: ExportOptions) -> _Lowered:
 
 def _lower(model: ir.Model, options: ExportOptions) -> _Lowered:
     importlib.import_module("compiler.exporters.tflite.ops")  # fills TFLITE
-    context = LoweringContext(GraphWriter(), float16=options.precision is Precision.FP16)
+    weights = _WEIGHTS.get(options.precision, Weights.FOLDED)
+    context = LoweringContext(GraphWriter(), float16=options.precision is Precision.FP16, weights=weights)
     lowered = _Lowered(context, [], [], [])
     graph, opset = model.graph, model.opset_imports.get("", 1)
     for name, value in graph.initializers.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,14 @@ class QuantParams:
     def range(self) -> tuple[float, float]:
         """Smallest and largest real value that int8 can hold (per tensor only)."""
         return (-128 - self.zero_point[0]) * self.scale[0], (127 - self.zero_point[0]) * self.scale[0]
+
+
+class Weights(StrEnum):
+    """What becomes of an integer constant that a float operator reads."""
+
+    FOLDED = "folded"  # stored as float32 (or float16): the operator runs in float for want of an integer kernel
+    STORED = "stored"  # stored as it is, behind a DEQUANTIZE
+    HYBRID = "hybrid"  # handed to kernels that quantize their input as it comes, where they exist
 
 
 def per_tensor(scale: float, zero_point: int) -> QuantParams:

@@ -2,7 +2,7 @@
 
 An interpreter refuses a file whose operator version it does not know, so each operator gets the lowest version that covers
 what it uses. Source: ``GetBuiltinOperatorVersion`` in LiteRT's tflite/tools/versioning/op_version.cc; rules for types that
-this exporter never writes (int16, int4, hybrid, string) are left out.
+this exporter never writes (int16, string) are left out.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from compiler.exporters.tflite.tensors import Tensor
@@ -92,16 +93,30 @@ def _int8(inputs: Inputs, yes: int, no: int = 1) -> int:
     return yes if _dtype(inputs, 0) == np.int8 else no
 
 
+def _hybrid(inputs: Inputs) -> bool:
+    """Integer weights under a float input: the kernel quantizes what comes."""
+    return _dtype(inputs, 0) == np.float32 and _dtype(inputs, 1) == np.int8
+
+
+def _per_channel(inputs: Inputs, position: int) -> bool:
+    tensor = inputs[position]
+    return tensor is not None and tensor.quant is not None and not tensor.quant.per_tensor
+
+
 @_rule("CONV_2D")
 def _conv(inputs: Inputs, options: Options) -> int:
     data, weight = inputs[0], inputs[1]
     assert data is not None and weight is not None
-    return 6 if data.shape[3] != weight.shape[3] else _int8(inputs, 3)
+    if data.shape[3] != weight.shape[3]:
+        return 6
+    return _int8(inputs, 3) if not _hybrid(inputs) else 5 if _per_channel(inputs, 1) else 2
 
 
 @_rule("DEPTHWISE_CONV_2D")
 def _depthwise(inputs: Inputs, options: Options) -> int:
     dilated = options["dilationHFactor"] != 1 or options["dilationWFactor"] != 1
+    if _hybrid(inputs):
+        return 6 if _per_channel(inputs, 1) else 4
     return _int8(inputs, 3, 2 if dilated else 1)
 
 
@@ -114,9 +129,13 @@ def _transpose_conv(inputs: Inputs, options: Options) -> int:
 
 @_rule("FULLY_CONNECTED")
 def _fully_connected(inputs: Inputs, options: Options) -> int:
+    if _hybrid(inputs) and _per_channel(inputs, 1):
+        return 12
     if len(inputs) == 2:
         return 6
-    return 5 if options.get("keepNumDims") else _int8(inputs, 4)
+    if options.get("keepNumDims"):
+        return 5
+    return _int8(inputs, 4, 9 if _hybrid(inputs) else 1)
 
 
 @_rule("GATHER")
@@ -183,7 +202,11 @@ def _pad(inputs: Inputs, options: Options) -> int:
 
 @_rule("DEQUANTIZE")
 def _dequantize(inputs: Inputs, options: Options) -> int:
-    return 3 if _dtype(inputs, 0) == np.float16 else _int8(inputs, 2)
+    if _dtype(inputs, 0) == ml_dtypes.int4:
+        return 6
+    if _dtype(inputs, 0) == np.float16:
+        return 3
+    return _int8(inputs, 5 if _per_channel(inputs, 0) else 2)
 
 
 @_rule("RESIZE_BILINEAR")

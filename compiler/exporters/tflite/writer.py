@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from compiler.exporters.tflite.tensors import Array, QuantParams, Tensor
@@ -29,6 +30,7 @@ _TYPES = {
     "bool": "BOOL",
     "int16": "INT16",
     "int8": "INT8",
+    "int4": "INT4",
     "float64": "FLOAT64",
     "uint32": "UINT32",
     "uint16": "UINT16",
@@ -67,7 +69,7 @@ class GraphWriter:
     def constant(self, name: str, data: Array, quant: QuantParams | None = None) -> Tensor:
         """A constant. Equal content shares one buffer; equal constants share one tensor."""
         data = np.asarray(data, order="C")
-        digest = hashlib.sha256(data.tobytes() if not data.flags.c_contiguous else data.data).digest()
+        digest = _digest(data)
         key = (digest, data.shape, data.dtype.str, quant)
         if key not in self._constants:
             if digest not in self._buffer_of:
@@ -168,7 +170,7 @@ class GraphWriter:
         table.type = int(getattr(self._fb.TensorType, _TYPES[tensor.dtype.name]))
         table.hasRank = True
         if tensor.data is not None:
-            table.buffer = self._buffer_of[hashlib.sha256(tensor.data.data).digest()]
+            table.buffer = self._buffer_of[_digest(tensor.data)]
         if tensor.quant is not None:
             table.quantization = self._fb.QuantizationParametersT()
             table.quantization.scale = list(tensor.quant.scale)
@@ -208,7 +210,7 @@ class _Buffer:
 
         position = None
         if self._data is not None and self._data.nbytes:
-            raw = self._data.reshape(-1).view(np.uint8)
+            raw = _raw(self._data)
             builder.StartVector(1, raw.size, BUFFER_ALIGNMENT)
             builder.head = builder.head - raw.size
             builder.Bytes[builder.head : builder.head + raw.size] = raw.data
@@ -217,3 +219,19 @@ class _Buffer:
         if position is not None:
             fb.BufferAddData(builder, position)
         return fb.BufferEnd(builder)
+
+
+def _digest(data: Array) -> bytes:
+    return hashlib.sha256(_raw(np.ascontiguousarray(data)).data).digest()
+
+
+def _raw(data: Array) -> Array:
+    """The buffer's bytes: int4 two to a byte, the first in the low half.
+
+    Source: UnpackDenseInt4IntoInt8 in LiteRT's kernels/internal/portable_tensor_utils.h.
+    """
+    if data.dtype != ml_dtypes.int4:
+        return data.reshape(-1).view(np.uint8)
+    halves = data.reshape(-1).astype(np.int8).view(np.uint8) & 0xF
+    padded = np.append(halves, np.zeros(halves.size % 2, np.uint8))
+    return np.asarray(padded[0::2] | padded[1::2] << 4)

@@ -154,7 +154,7 @@ def test_spec_round_trip_keeps_every_bit(scale: float) -> None:
 def test_spec_reads_as_a_page_and_answers_questions() -> None:
     spec = example()
     text = str(spec)
-    assert "1 of 2 nodes in int8" in text and "because" in text and "note: a note" in text
+    assert "1 of 2 nodes quantized" in text and "because" in text and "note: a note" in text
     assert list(spec.float_nodes) == ["m"]
     weight = spec.constant("n", 1)
     assert weight is not None and weight.granularity is Granularity.PER_CHANNEL and weight.scheme is Scheme.SYMMETRIC

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import ml_dtypes
 import numpy as np
 
 from compiler.exporters.coreml.constants import Array, Weight
@@ -42,15 +43,36 @@ def dequantize_linear(ctx: Context, node: ir.Node) -> None:
     if source is None:
         raise Unsupported("its input 0 is missing")
     if ctx.is_constant(source):
-        data = ctx.weight(source).values()
-        scale, zero, axis = _parameters(ctx, node, data.ndim, data.dtype)
-        ctx.set_weight(node.outputs[0], Weight(data, scale, zero, axis))
+        ctx.set_weight(node.outputs[0], _constant(ctx, node, ctx.weight(source).values()))
         return
     x = ctx.var(source)
     scale, zero, axis = _parameters(ctx, node, x.rank)
     _require_bytes(ctx, zero)
     result = ctx.mb.dequantize(input=x, scale=_unwrap(scale), zero_point=_unwrap(zero), axis=axis, name=ctx.name(node))
     ctx.set(node.outputs[0], result)
+
+
+def _constant(ctx: Context, node: ir.Node, data: Array) -> Weight:
+    """An integer weight or bias as the file will hold it."""
+    if data.dtype in (np.int8, np.uint8) and ctx.target.version < 16:
+        raise Unsupported(
+            f"integer weights need iOS16, the deployment target is {ctx.target.name}",
+            "Raise the deployment target, or build fp16 for this one.",
+        )
+    blocks = int_attr(node, "block_size", 0)
+    if (blocks or data.dtype == ml_dtypes.int4) and ctx.target.version < 18:
+        raise Unsupported(
+            f"int4 weights and weights in blocks need iOS18, the deployment target is {ctx.target.name}",
+            "Raise the deployment target to iOS18, or take int8-weights.",
+        )
+    if not blocks:
+        scale, zero, axis = _parameters(ctx, node, data.ndim, data.dtype)
+        return Weight(data, scale, zero, axis)
+    scales, zeros = ctx.constant(node, 1), ctx.constant(node, 2)
+    assert scales is not None  # the operator's definition requires it
+    if any(size % count for size, count in zip(data.shape, scales.shape, strict=True)):
+        raise Unsupported(f"blocks of {blocks} do not divide its shape {data.shape}", "Choose a block size that does.")
+    return Weight(data, scales.astype(np.float32), np.zeros_like(scales, data.dtype) if zeros is None else zeros)
 
 
 def _parameters(

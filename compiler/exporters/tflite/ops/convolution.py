@@ -73,7 +73,7 @@ def conv(context: LoweringContext, node: ir.Node) -> None:
     win = window(node, shape[2:], kernel[2:], out_shape[2:])
     x = to_nhwc(context, context.read(source, layout.channels_last(len(shape)), int8=quant is not None))
     order = (1, *range(2, len(shape)), 0) if depthwise else layout.channels_last(len(shape))
-    filters = _filters(context, weight, order, quant is not None)
+    filters = _filters(context, weight, order, quant is not None or context.hybrid(weight, 0))
     bias = bias_tensor(context, attr.operand(node, 2), kernel[0], x.quant if quant else None, filters)
     x, padding = _padded(context, x, win)
     fields: dict[str, Any] = _convolution_fields(win, padding, activation)

@@ -45,7 +45,8 @@ def _fully_connected(
     activation, output = context.fused_activation(node.outputs[0])
     quant = context.int8([source], output) if weight_fits(context, weight, out_axis) else None
     x = context.read(source, order, int8=quant is not None)
-    filters = context.read(weight, (out_axis, 1 - out_axis), int8=quant is not None)
+    hybrid = quant is None and context.hybrid(weight, out_axis)
+    filters = context.read(weight, (out_axis, 1 - out_axis), int8=quant is not None or hybrid)
     vector = bias_tensor(context, bias, filters.shape[0], x.quant if quant else None, filters)
     result = context.produce(output, layout.identity(len(shape_of(output))), quant)
     context.emit(
@@ -55,6 +56,7 @@ def _fully_connected(
         "FullyConnectedOptions",
         fusedActivationFunction=activation,
         keepNumDims=len(x.shape) != 2,
+        asymmetricQuantizeInputs=hybrid,
     )
     if quant is None and context.int8([source], output) is not None:
         context.note(

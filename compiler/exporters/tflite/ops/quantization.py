@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import ml_dtypes
 import numpy as np
 
 from compiler.exporters.tflite import attributes as attr
@@ -66,7 +67,7 @@ def _constant(context: LoweringContext, node: ir.Node, data: np.ndarray) -> tupl
     quant = _parameters(context, node, data)
     if data.dtype == np.uint8:
         return (data.astype(np.int16) - 128).astype(np.int8), quant
-    if data.dtype not in (np.int8, np.int32):
+    if data.dtype not in (np.int8, np.int32, ml_dtypes.int4):
         raise Unsupported(f"constants of type {data.dtype} have no int8 form", "Quantize weights to int8.")
     return data, quant
 

@@ -1,0 +1,62 @@
+"""The integers of an INT8 artifact: codes, scales and zero points by the names that the hub gave them.
+
+Names are the hub's: "conv1.weight" for a constant, the value's own for an activation. ONNX artifacts hold them as
+perform.py wrote them, TFLite files as the exporter did.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import import_module
+
+import numpy as np
+
+from compiler.errors import CompilerError, DataError
+from compiler.previous.find import PreviousRelease
+from compiler.quantization.spec import QParams
+from runtimes.session import Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Codes:
+    """A quantized constant: ``codes`` in the hub's layout."""
+
+    codes: Array
+    params: QParams
+
+
+@dataclass(slots=True)
+class Numbers:
+    """``constants`` by the name of the float constant; ``biases`` by the name of the weight beside them."""
+
+    activations: dict[str, QParams] = field(default_factory=dict)
+    constants: dict[str, Codes] = field(default_factory=dict)
+    biases: dict[str, Codes] = field(default_factory=dict)
+
+
+def read_numbers(previous: PreviousRelease) -> Numbers:
+    """From the ONNX artifact if there is one, else from the TFLite one.
+
+    Raises:
+        DataError: the release has neither in INT8, or they cannot be read.
+    """
+    for fmt in ("onnx", "tflite"):
+        artifact = previous.of(fmt, "int8")
+        if artifact is not None:
+            try:
+                found: Numbers = import_module(f"compiler.previous.{fmt}_numbers").read(artifact.file)
+                return found
+            except CompilerError as error:
+                raise DataError(
+                    f"{previous.title}: {error.message}", remedy="Leave out --previous, or choose another release."
+                ) from error
+    raise DataError(
+        f"{previous.title} has no INT8 artifact in ONNX or TFLite to keep numbers of.",
+        remedy="Choose a release with one, or leave out --previous.",
+    )
+
+
+def codes_of(codes: Array, scale: Array, zero_point: int, axis: int | None) -> Codes:
+    """int8 codes with zero point 0 are weights, whose lowest code is unused (LiteRT's specification)."""
+    narrow = codes.dtype == np.int8 and zero_point == 0
+    return Codes(codes, QParams(codes.dtype.name, scale.reshape(-1), zero_point, axis, narrow))
