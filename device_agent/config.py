@@ -46,6 +46,7 @@ class ServerConfig(_Strict):
     unix_socket: Path | None = Field(default=None, description="listen there instead of host and port")
     threads: int = Field(default=4, ge=1, le=64, description="connections answered at the same time")
     max_request_bytes: int = Field(default=16 << 20, ge=1024, description="larger requests are refused")
+    stop_timeout_s: float = Field(default=15.0, gt=0, description="at a stop, for requests that have come in")
 
 
 class UpdateConfig(_Strict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,12 @@ from profiles.errors import EdgewrightError
 
 log = logging.getLogger(__name__)
 HEADER = "Inference-Header-Content-Length"
+Handler = Callable[..., bytes]
+_MODEL = "/v2/models/<model>"
+_VERSIONED = f"{_MODEL}/versions/<version>"
+# Connections that the kernel has already accepted for us come in within this time of a stop.
+_SETTLE_S = 0.05
+_POLL_S = 0.02
 _PLATFORMS = {"onnx": "onnx_onnxv1", "tflite": "tflite", "coreml": "coreml"}
 
 
@@ -24,88 +31,97 @@ def make_app(engine: Engine, *, max_request_bytes: int) -> Any:
     """The WSGI application (a bottle.Bottle)."""
     from bottle import Bottle, request, response
 
-    app = Bottle()
+    app, handlers = Bottle(), _Handlers(engine, max_request_bytes, request, response)
+    for method, path, handler in handlers.routes():
+        app.route(path, method, handlers.guarded(handler))
+        if path.startswith(_MODEL):
+            app.route(path.replace(_MODEL, _VERSIONED), method, handlers.guarded(handler))
+    for status in (404, 405):
+        app.error(status)(handlers.no_route)
+    return app
 
-    def answer(document: dict[str, Any], status: int = 200) -> bytes:
-        response.status, response.content_type = status, "application/json"
-        return json.dumps(document).encode()
 
-    def guarded(handler: Callable[..., bytes]) -> Callable[..., bytes]:
+class _Handlers:
+    """One method per route. ``request`` and ``response`` are bottle's own, which stand for the thread's."""
+
+    def __init__(self, engine: Engine, max_request_bytes: int, request: Any, response: Any) -> None:
+        self._engine, self._limit = engine, max_request_bytes
+        self._request, self._response = request, response
+
+    def routes(self) -> tuple[tuple[str, str, Handler], ...]:
+        return (
+            ("GET", "/v2", self.server),
+            ("GET", "/v2/health/live", self.live),
+            ("GET", "/v2/health/ready", self.ready),
+            ("GET", _MODEL, self.model),
+            ("GET", f"{_MODEL}/ready", self.model_ready),
+            ("POST", f"{_MODEL}/infer", self.infer),
+        )
+
+    def guarded(self, handler: Handler) -> Handler:
         def wrapped(**arguments: str) -> bytes:
             try:
                 return handler(**arguments)
             except Exception as error:  # the server's last line: an error is an answer
                 status, message = _as_answer(error)
-                return answer({"error": message}, status)
+                return self._answer({"error": message}, status)
 
         return wrapped
 
-    def route(path: str, method: str = "GET") -> Callable[[Callable[..., bytes]], Callable[..., bytes]]:
-        def add(handler: Callable[..., bytes]) -> Callable[..., bytes]:
-            app.route(path, method, guarded(handler))
-            return handler
+    def _answer(self, document: dict[str, Any], status: int = 200) -> bytes:
+        self._response.status, self._response.content_type = status, "application/json"
+        return json.dumps(document).encode()
 
-        return add
+    def no_route(self, error: Any) -> bytes:
+        return self._answer({"error": f"{error.status_line}: {self._request.path}"}, error.status_code)
 
-    def check_version(model: str, version: str | None) -> None:
-        running = engine.manifest(model).release
-        if version is not None and version != running:
-            raise RequestError(f"Model {model!r} runs {running}, not {version}.", remedy="Omit it.", status=404)
+    def server(self) -> bytes:
+        return self._answer({"name": "edgewright-agent", "version": VERSION, "extensions": ["binary_tensor_data"]})
 
-    @route("/v2")
-    def server_metadata() -> bytes:
-        return answer({"name": "edgewright-agent", "version": VERSION, "extensions": ["binary_tensor_data"]})
+    def live(self) -> bytes:
+        return self._answer({"live": True})
 
-    @route("/v2/health/live")
-    def live() -> bytes:
-        return answer({"live": True})
+    def ready(self) -> bytes:
+        all_ready = all(self._engine.is_ready(name) for name in self._engine.names())
+        return self._answer({"ready": all_ready}, 200 if all_ready else 503)
 
-    @route("/v2/health/ready")
-    def ready() -> bytes:
-        all_ready = all(engine.is_ready(name) for name in engine.names())
-        return answer({"ready": all_ready}, 200 if all_ready else 503)
+    def model(self, model: str, version: str | None = None) -> bytes:
+        self._check_version(model, version)
+        return self._answer(_metadata(self._engine, model))
 
-    @route("/v2/models/<model>")
-    @route("/v2/models/<model>/versions/<version>")
-    def model_metadata(model: str, version: str | None = None) -> bytes:
-        check_version(model, version)
-        return answer(_metadata(engine, model))
+    def model_ready(self, model: str, version: str | None = None) -> bytes:
+        self._engine.store(model)  # an unknown model is 404, one without a release 503
+        if not self._engine.is_ready(model):
+            return self._answer({"name": model, "ready": False}, 503)
+        self._check_version(model, version)
+        return self._answer({"name": model, "ready": True})
 
-    @route("/v2/models/<model>/ready")
-    @route("/v2/models/<model>/versions/<version>/ready")
-    def model_ready(model: str, version: str | None = None) -> bytes:
-        engine.store(model)  # an unknown model is 404, one without a release 503
-        if not engine.is_ready(model):
-            return answer({"name": model, "ready": False}, 503)
-        check_version(model, version)
-        return answer({"name": model, "ready": True})
+    def infer(self, model: str, version: str | None = None) -> bytes:
+        asked = decode_request(self._body(), _header_length(self._request.get_header(HEADER)))
+        self._check_version(model, version)
+        release = self._engine.manifest(model).release
+        outputs = self._engine.infer(model, asked.feeds)
+        payload, header = encode_response(asked, outputs, model=model, version=release)
+        self._response.content_type = "application/json" if header is None else "application/octet-stream"
+        if header is not None:
+            self._response.set_header(HEADER, str(header))
+        return payload
 
-    @route("/v2/models/<model>/infer", "POST")
-    @route("/v2/models/<model>/versions/<version>/infer", "POST")
-    def infer(model: str, version: str | None = None) -> bytes:
-        length = request.content_length
-        if length > max_request_bytes:
+    def _body(self) -> bytes:
+        length = self._request.content_length
+        if length > self._limit:
             raise RequestError(
-                f"The body has {length} bytes, at most {max_request_bytes} are read.",
+                f"The body has {length} bytes, at most {self._limit} are read.",
                 remedy="Send smaller batches, or raise server.max_request_bytes.",
                 status=413,
             )
-        body = request.environ["wsgi.input"].read(length) if length > 0 else b""
-        asked = decode_request(body, _header_length(request.get_header(HEADER)))
-        check_version(model, version)
-        release = engine.manifest(model).release
-        payload, header = encode_response(asked, engine.infer(model, asked.feeds), model=model, version=release)
-        response.content_type = "application/json" if header is None else "application/octet-stream"
-        if header is not None:
-            response.set_header(HEADER, str(header))
-        return payload
+        body: bytes = self._request.environ["wsgi.input"].read(length) if length > 0 else b""
+        return body
 
-    def not_found(error: Any) -> bytes:
-        return answer({"error": f"{error.status_line}: {request.path}"}, error.status_code)
-
-    for status in (404, 405):
-        app.error(status)(not_found)
-    return app
+    def _check_version(self, model: str, version: str | None) -> None:
+        running = self._engine.manifest(model).release
+        if version is not None and version != running:
+            raise RequestError(f"Model {model!r} runs {running}, not {version}.", remedy="Omit it.", status=404)
 
 
 def _metadata(engine: Engine, model: str) -> dict[str, Any]:
@@ -140,7 +156,7 @@ def _as_answer(error: Exception) -> tuple[int, str]:
 
 
 class Server:
-    """The listening server; ``start`` returns at once, ``stop`` waits for requests inside.
+    """The listening server; ``start`` returns at once, ``stop`` answers what has come in.
 
     Args:
         engine: answers the requests.
@@ -150,6 +166,7 @@ class Server:
         self._config = config
         self._app = make_app(engine, max_request_bytes=config.max_request_bytes)
         self._server: Any = None
+        self._sockets: dict[int, Any] = {}  # waitress registers listeners and connections here
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -167,10 +184,12 @@ class Server:
             if self._config.unix_socket is not None:
                 path = self._config.unix_socket
                 path.unlink(missing_ok=True)  # left by a killed agent; binding would fail
-                self._server = create_server(self._app, unix_socket=str(path), unix_socket_perms="660", **limits)
+                self._server = create_server(
+                    self._app, map=self._sockets, unix_socket=str(path), unix_socket_perms="660", **limits
+                )
             else:
                 address = {"host": self._config.host, "port": self._config.port}
-                self._server = create_server(self._app, **address, **limits)
+                self._server = create_server(self._app, map=self._sockets, **address, **limits)
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"Cannot listen at {self.where()}: {error}.", remedy="Choose another server.port or unix_socket."
@@ -188,20 +207,43 @@ class Server:
         """The address that clients use."""
         if self._config.unix_socket is not None:
             return f"unix:{self._config.unix_socket}"
-        port = self._server.effective_port if self._server is not None else self._config.port
+        listeners = self._listeners()
+        port = listeners[0].effective_port if listeners else self._config.port
         return f"http://{self._config.host}:{port}"
 
-    def stop(self, timeout_s: float = 5.0) -> None:
-        """Stop accepting, let running requests finish, close."""
+    def stop(self, timeout_s: float | None = None) -> None:
+        """Accept no more connections, answer every request that has come in, close.
+
+        Args:
+            timeout_s: what is not answered by then is cut off; default: server.stop_timeout_s.
+        """
         if self._server is None:
             return
-        self._server.task_dispatcher.shutdown(cancel_pending=True, timeout=timeout_s)
-        self._server.close()
+        deadline = time.monotonic() + (self._config.stop_timeout_s if timeout_s is None else timeout_s)
+        time.sleep(_SETTLE_S)
+        for listener in self._listeners():
+            listener.accepting = False
+        while not self._is_idle() and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        if not self._is_idle():
+            log.warning("Requests were cut off: they took longer than server.stop_timeout_s allows")
+        self._server.task_dispatcher.shutdown(cancel_pending=True, timeout=max(deadline - time.monotonic(), 0.1))
+        for one in list(self._sockets.values()):  # the loop ends when nothing is left in its map
+            one.close()
         if self._thread is not None:
-            self._thread.join(timeout_s)
+            self._thread.join(5.0)
         if self._config.unix_socket is not None:
             self._config.unix_socket.unlink(missing_ok=True)
         self._server = None
+
+    def _listeners(self) -> list[Any]:
+        """One per address: a name such as localhost may have several."""
+        return [found for found in list(self._sockets.values()) if hasattr(found, "active_channels")]
+
+    def _is_idle(self) -> bool:
+        """No request is being read, waits, runs, or has an answer still to send."""
+        channels = [c for listener in self._listeners() for c in list(listener.active_channels.values())]
+        return not any(c.request is not None or c.requests or c.total_outbufs_len for c in channels)
 
 
 def is_loopback(host: str) -> bool:

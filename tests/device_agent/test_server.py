@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -218,3 +220,64 @@ def test_crash_loop_rolls_back(repository: RepositorySimulator, config: AgentCon
         ref = store.load().active
         assert ref is not None
         assert ref.release == ("r2" if start < config.health.max_boots else "r1")
+
+
+@pytest.mark.parametrize("requests", [1, 12])
+def test_a_stop_answers_every_request_that_has_come_in(
+    requests: int, repository: RepositorySimulator, config: AgentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that wait for a thread: four are at work, the others queue."""
+    repository.publish("r1")
+    update_all(config)
+    with Engine(config) as engine:
+        engine.load()
+        running = Server(engine, config.server)
+        running.start()
+        where, infer, inside = running.where(), engine.infer, threading.Semaphore(0)
+
+        def slow(*arguments: Any, **more: Any) -> Any:
+            inside.release()
+            time.sleep(0.2)
+            return infer(*arguments, **more)
+
+        monkeypatch.setattr(engine, "infer", slow)
+        found: list[int] = []
+        clients = [
+            threading.Thread(
+                target=lambda: found.append(call(where, "POST", f"/v2/models/{MODEL}/infer", tensor([0.5] * 4))[0])
+            )
+            for _ in range(requests)
+        ]
+        for client in clients:
+            client.start()
+        assert inside.acquire(timeout=10)
+        running.stop()
+        for client in clients:
+            client.join(20)
+        assert found == [200] * requests
+        with pytest.raises(OSError):
+            call(where, "GET", "/v2/health/live")
+
+
+def test_a_stop_does_not_wait_for_ever(
+    repository: RepositorySimulator, config: AgentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.publish("r1")
+    update_all(config)
+    with Engine(config) as engine:
+        engine.load()
+        running = Server(engine, config.server)
+        running.start()
+        where, release = running.where(), threading.Event()
+        monkeypatch.setattr(engine, "infer", lambda *_, **__: release.wait(20))
+
+        def ask() -> None:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                call(where, "POST", f"/v2/models/{MODEL}/infer", tensor([0.5] * 4))
+
+        threading.Thread(target=ask, daemon=True).start()
+        time.sleep(0.2)
+        started = time.monotonic()
+        running.stop(timeout_s=0.5)
+        release.set()
+        assert time.monotonic() - started < 10
