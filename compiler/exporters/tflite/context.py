@@ -1,13 +1,13 @@
 """LoweringContext: what an operator lowering asks for its inputs and outputs, so that it never thinks about layout or precision.
 
-``read`` gives an input's tensor in the axis order asked for, dequantized unless int8 was agreed on; ``produce`` makes an
+``read`` gives an input's tensor in the axis order asked for, dequantized unless integers were agreed on; ``produce`` makes an
 output's tensor; ``emit`` appends the operator. Refusals are raised with ``Unsupported`` and collected by the exporter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,13 @@ from compiler.exporters.tflite.writer import GraphWriter, writable
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+# Whose kernels take int16 activations (with int8 weights). RELU_N1_TO_1, ELU, HARD_SWISH, ARG_MAX, DEPTH_TO_SPACE and
+# SPACE_TO_DEPTH do not. Source: the type checks in Prepare and Eval of LiteRT's kernels; ai-edge-litert 2.1 runs each of these.
+INT16_OPERATORS = frozenset(
+    "Conv ConvTranspose Gemm MatMul Add Sub Mul Relu Clip LeakyRelu PRelu HardSwish HardSigmoid GlobalAveragePool ReduceMean ReduceSum "
+    "Softmax Sigmoid Tanh MaxPool AveragePool GlobalMaxPool Resize Max Min ReduceMax ReduceMin Concat Reshape Flatten Squeeze "
+    "Unsqueeze Identity Dropout Transpose Slice Split Pad Gather Expand Tile QuantizeLinear DequantizeLinear".split()
+)
 # Below this a float16 constant with its DEQUANTIZE operator and second tensor takes more bytes than float32.
 FLOAT16_MIN_ELEMENTS = 64
 # Outputs of a fused activation, by ActivationFunctionType in the schema.
@@ -75,12 +82,13 @@ class LoweringContext:
         self._quantized: dict[str, QuantizedConstant] = {}
         self._root: dict[int, Tensor] = {}  # a reshaped tensor -> the tensor whose memory it shows
         self._cache: dict[tuple[object, ...], Tensor] = {}
-        self._node = ""
+        self._node = self._op_type = ""
 
     # ------------------------------------------------------------------ the driver's side
 
-    def begin(self, node: str) -> None:
-        self._node = node
+    def begin(self, node: str, op_type: str = "") -> None:
+        self._node, self._op_type = node, op_type
+        self.writer.origin = node
 
     def bind(self, value: ir.Value, tensor: Tensor, perm: Perm) -> None:
         assert layout.permuted(shape_of(value), perm) == tensor.shape, (value.name, tensor.shape, perm)
@@ -136,12 +144,16 @@ class LoweringContext:
         return None if held is None else held.perm
 
     def quant(self, value: ir.Value) -> QuantParams | None:
-        """Parameters of the value's tensor, if it is stored as int8; of a per-tensor int8 constant likewise."""
+        """Parameters of the value's tensor, if it is stored as integers that this node's kernel takes; None otherwise.
+
+        The same for a per-tensor constant.
+        """
         held = self._held.get(name_of(value))
         if held is not None:
-            return held.tensor.quant
+            quant = held.tensor.quant
+            return quant if quant is not None and (quant.bits == 8 or self._op_type in INT16_OPERATORS) else None
         constant = self._quantized.get(name_of(value))
-        usable = constant is not None and constant.quant.per_tensor and constant.data.dtype == np.int8
+        usable = constant is not None and constant.quant.per_tensor and constant.data.dtype == constant.quant.dtype
         return constant.quant if constant is not None and usable else None
 
     def output_quant(self, value: ir.Value) -> QuantParams | None:
@@ -153,29 +165,30 @@ class LoweringContext:
             return None
         return activation_quant(self, uses[0].node)
 
-    def int8(self, inputs: Sequence[ir.Value], output: ir.Value) -> QuantParams | None:
-        """Parameters of ``output`` if the operator can run on int8: every input is int8 and the hub quantizes the output."""
-        if any(self.quant(value) is None for value in inputs):
-            return None
-        return self.output_quant(output)
+    def agreed(self, inputs: Sequence[ir.Value], output: ir.Value) -> QuantParams | None:
+        """Parameters of ``output`` if the operator can run on integers: every input is stored so and the hub quantizes the output,
+        all in the same width."""
+        widths = {quant.bits if (quant := self.quant(value)) else 0 for value in inputs}
+        output_quant = self.output_quant(output)
+        return output_quant if output_quant is not None and widths == {output_quant.bits} else None
 
     # ------------------------------------------------------------------ tensors
 
-    def read(self, value: ir.Value, perm: Perm, *, int8: bool = False) -> Tensor:
-        """The value's tensor in order ``perm``: as it is stored if ``int8``, else in float."""
+    def read(self, value: ir.Value, perm: Perm, *, stored: bool = False) -> Tensor:
+        """The value's tensor in order ``perm``: as it is if ``stored``, else in float."""
         name = name_of(value)
-        if name in self._quantized and (int8 or self._stays_stored(self._quantized[name])):
+        if name in self._quantized and (stored or self._stays_stored(self._quantized[name])):
             constant = self._quantized[name]
             axis = perm.index(constant.quant.axis) if not constant.quant.per_tensor else 0
-            quant = QuantParams(constant.quant.scale, constant.quant.zero_point, axis)
-            stored = self.writer.constant(name, np.transpose(constant.data, perm), quant)
-            return stored if int8 else self._cached("DEQUANTIZE", stored, stored.shape, np.dtype(np.float32))
+            quant = replace(constant.quant, axis=axis)
+            codes = self.writer.constant(name, np.transpose(constant.data, perm), quant)
+            return codes if stored else self._cached("DEQUANTIZE", codes, codes.shape, np.dtype(np.float32))
         constant_data = self.constant(value)
         if constant_data is not None:
             return self.literal(np.transpose(constant_data, perm), name)
         held = self._held[name]
         tensor = self.transpose(held.tensor, layout.relative(held.perm, perm))
-        return tensor if int8 else self.dequantize(tensor)
+        return tensor if stored else self.dequantize(tensor)
 
     def _stays_stored(self, constant: QuantizedConstant) -> bool:
         return self._weights is not Weights.FOLDED and constant.data.dtype != np.int32
@@ -200,8 +213,8 @@ class LoweringContext:
         return self._cached("DEQUANTIZE", stored, stored.shape, np.dtype(np.float32), name=name)
 
     def produce(self, value: ir.Value, perm: Perm, quant: QuantParams | None = None) -> Tensor:
-        """A new tensor for ``value`` in order ``perm``; int8 if ``quant`` is given."""
-        dtype = np.dtype(np.int8) if quant is not None else dtype_of(value)
+        """A new tensor for ``value`` in order ``perm``; of integers if ``quant`` is given."""
+        dtype = quant.dtype if quant is not None else dtype_of(value)
         tensor = self.writer.tensor(name_of(value), layout.permuted(shape_of(value), perm), dtype, quant)
         self.bind(value, tensor, perm)
         return tensor
@@ -245,15 +258,15 @@ class LoweringContext:
         return view
 
     def dequantize(self, tensor: Tensor) -> Tensor:
-        if tensor.dtype != np.int8 or tensor.quant is None:
+        if tensor.quant is None:
             return tensor
         return self._cached("DEQUANTIZE", tensor, tensor.shape, np.dtype(np.float32))
 
     def quantize(self, tensor: Tensor, quant: QuantParams) -> Tensor:
-        """``tensor`` (float32, or int8 with other parameters) with parameters ``quant``."""
+        """``tensor`` (float32, or integers with other parameters) with parameters ``quant``."""
         if tensor.quant == quant:
             return tensor
-        return self._cached("QUANTIZE", tensor, tensor.shape, np.dtype(np.int8), quant, (quant,))
+        return self._cached("QUANTIZE", tensor, tensor.shape, quant.dtype, quant, (quant,))
 
     def _cached(
         self,
@@ -269,7 +282,7 @@ class LoweringContext:
         full_key = (code, tensor.index, key)
         if full_key not in self._cache:
             result = self.writer.tensor(name or f"{self._node}/{code.lower()}", shape, dtype, quant)
-            self.writer.operator(code, [tensor] if argument is None else [tensor, argument], [result])
+            self.writer.operator(code, [tensor] if argument is None else [tensor, argument], [result], to=dtype)
             self._cache[full_key] = result
         return self._cache[full_key]
 
@@ -334,13 +347,18 @@ def dtype_of(value: ir.Value) -> np.dtype[Any]:
 
 
 def activation_quant(context: LoweringContext, node: ir.Node) -> QuantParams | None:
-    """Parameters of a QuantizeLinear on an activation: per tensor, int8 (uint8 is moved by 128); None for others."""
+    """Parameters of a QuantizeLinear on an activation: per tensor, int8 (uint8 is moved by 128) or int16 with zero point 0.
+
+    None for others.
+    """
     scale = context.constant(node.inputs[1])
     zero = context.constant(node.inputs[2]) if len(node.inputs) > 2 else None
     if scale is None or scale.size != 1 or (len(node.inputs) > 2 and zero is None):
         return None
     if zero is None:
         zero = np.zeros((), np.uint8)  # ONNX: without a zero point the output is uint8
+    if zero.dtype == np.int16 and not zero.any():
+        return per_tensor(float(scale.reshape(())), 0, bits=16)
     if zero.dtype not in (np.int8, np.uint8):
         return None
     # int8 with zero point z and uint8 with z + 128 are the same numbers.

@@ -103,7 +103,7 @@ def _lower_node(context: LoweringContext, node: ir.Node, opset: int) -> Refusal 
     name = node.name or ""
     if name in context.skipped:
         return None
-    context.begin(name)
+    context.begin(name, node.op_type)
     if node.domain not in ("", "ai.onnx"):
         return _refusal(name, node.op_type, f"the domain {node.domain!r} is not ONNX's own", REPLACE)
     lowering = TFLITE.find(node.op_type, opset)

@@ -19,14 +19,20 @@ class QuantParams:
     scale: tuple[float, ...]
     zero_point: tuple[int, ...]
     axis: int = 0
+    bits: int = 8  # of an activation: int8 or int16; constants carry their own type
 
     @property
     def per_tensor(self) -> bool:
         return len(self.scale) == 1
 
     def range(self) -> tuple[float, float]:
-        """Smallest and largest real value that int8 can hold (per tensor only)."""
-        return (-128 - self.zero_point[0]) * self.scale[0], (127 - self.zero_point[0]) * self.scale[0]
+        """Smallest and largest real value that an activation can hold (per tensor only)."""
+        half = 1 << (self.bits - 1)
+        return (-half - self.zero_point[0]) * self.scale[0], (half - 1 - self.zero_point[0]) * self.scale[0]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.int8 if self.bits == 8 else np.int16)
 
 
 class Weights(StrEnum):
@@ -37,8 +43,8 @@ class Weights(StrEnum):
     HYBRID = "hybrid"  # handed to kernels that quantize their input as it comes, where they exist
 
 
-def per_tensor(scale: float, zero_point: int) -> QuantParams:
-    return QuantParams((float(np.float32(scale)),), (int(zero_point),))
+def per_tensor(scale: float, zero_point: int, bits: int = 8) -> QuantParams:
+    return QuantParams((float(np.float32(scale)),), (int(zero_point),), bits=bits)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

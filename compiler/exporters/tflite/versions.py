@@ -2,7 +2,7 @@
 
 An interpreter refuses a file whose operator version it does not know, so each operator gets the lowest version that covers
 what it uses. Source: ``GetBuiltinOperatorVersion`` in LiteRT's tflite/tools/versioning/op_version.cc; rules for types that
-this exporter never writes (int16, string) are left out.
+this exporter never writes (strings, complex numbers) are left out.
 """
 
 from __future__ import annotations
@@ -57,15 +57,62 @@ _INT8 = {
     "ARG_MIN": 2,
     "ADD": 2,
 }
+# The same for int16. CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED have 4, 5 and 7 for int16 weights in that source, which the
+# 16x8 kernels share.
+_INT16 = {
+    "CONV_2D": 4,
+    "DEPTHWISE_CONV_2D": 5,
+    "FULLY_CONNECTED": 7,
+    "TRANSPOSE_CONV": 3,
+    "MUL": 4,
+    "ADD": 3,
+    "SUB": 5,
+    "MAX_POOL_2D": 3,
+    "AVERAGE_POOL_2D": 3,
+    "TRANSPOSE": 5,
+    "RELU": 3,
+    "RELU6": 3,
+    "LEAKY_RELU": 2,
+    "TANH": 3,
+    "LOGISTIC": 3,
+    "SOFTMAX": 3,
+    "MEAN": 3,
+    "MIRROR_PAD": 3,
+    "REDUCE_MAX": 3,
+    "REDUCE_MIN": 3,
+    "MAXIMUM": 4,
+    "MINIMUM": 4,
+    "RESIZE_BILINEAR": 4,
+    "RESIZE_NEAREST_NEIGHBOR": 4,
+    "BATCH_MATMUL": 3,
+    "PAD": 3,
+    "PADV2": 3,
+    "CONCATENATION": 3,
+    "GATHER": 4,
+    "SLICE": 4,
+    "DEQUANTIZE": 3,
+    "BROADCAST_TO": 3,
+}
 _RULES: dict[str, Rule] = {}
 
 
 def version(code: str, inputs: Inputs, options: Options) -> int:
     """The version of builtin operator ``code`` (its name in the schema) with these inputs and options."""
+    if code == "QUANTIZE":
+        return _quantize(inputs, options)
+    data = 2 if code == "TRANSPOSE_CONV" else 0  # its first two inputs are the output's shape and the weight
+    if _dtype(inputs, data) == np.int16:
+        return _int16(code, inputs)
     rule = _RULES.get(code)
     if rule is not None:
         return rule(inputs, options)
     return _INT8.get(code, 1) if _dtype(inputs, 0) == np.int8 else 1
+
+
+def _int16(code: str, inputs: Inputs) -> int:
+    if code == "TRANSPOSE" and _rank(inputs[:1]) > 5:
+        return 6
+    return max(_INT16.get(code, 1), 4 if code in ("PAD", "PADV2", "STRIDED_SLICE") and _rank(inputs[:1]) > 4 else 1)
 
 
 def _rule(*codes: str) -> Callable[[Rule], Rule]:
@@ -207,6 +254,11 @@ def _dequantize(inputs: Inputs, options: Options) -> int:
     if _dtype(inputs, 0) == np.float16:
         return 3
     return _int8(inputs, 5 if _per_channel(inputs, 0) else 2)
+
+
+@_rule("QUANTIZE")
+def _quantize(inputs: Inputs, options: Options) -> int:
+    return 2 if options["to"] == np.int16 else 1
 
 
 @_rule("RESIZE_BILINEAR")

@@ -57,6 +57,8 @@ class GraphWriter:
         self._constants: dict[tuple[object, ...], Tensor] = {}
         self._codes: dict[tuple[str, int], int] = {}
         self._operators: list[Any] = []
+        self.origin = ""  # the hub's node that operators are written for
+        self.origins: list[str] = []  # one per operator
 
     @property
     def constant_bytes(self) -> int:
@@ -126,6 +128,7 @@ class GraphWriter:
             operator.builtinOptions = table
         assert builtin >= 0
         self._operators.append(operator)
+        self.origins.append(self.origin)
 
     def finish(
         self,

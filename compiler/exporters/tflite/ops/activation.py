@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from compiler.exporters.tflite import attributes as attr
 from compiler.exporters.tflite import layout
-from compiler.exporters.tflite.context import RELU6, LoweringContext, Unsupported, shape_of
+from compiler.exporters.tflite.context import RELU, RELU6, LoweringContext, Unsupported, shape_of
 from compiler.exporters.tflite.ops.binary import aligned
-from compiler.exporters.tflite.ops.unary import UNIT, any_order, elementwise, need_type, note_island, scalar
+from compiler.exporters.tflite.ops.unary import (
+    UNIT,
+    any_order,
+    elementwise,
+    integer_scalar,
+    need_type,
+    note_island,
+    prescribed,
+    scalar,
+)
 from compiler.exporters.tflite.table import lowers
+from compiler.exporters.tflite.tensors import Tensor, per_tensor
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -20,25 +31,46 @@ if TYPE_CHECKING:
 @lowers("Relu")
 def relu(context: LoweringContext, node: ir.Node) -> None:
     need_type(attr.first(node), ("float32",))
-    elementwise(context, node, "RELU", int8=True)
+    elementwise(context, node, "RELU", integer=True)
 
 
 @lowers("HardSwish")
 def hard_swish(context: LoweringContext, node: ir.Node) -> None:
-    """x * max(0, min(1, x/6 + 1/2)), the builtin's own definition."""
-    elementwise(context, node, "HARD_SWISH", int8=True)
+    """x * max(0, min(1, x/6 + 1/2)), the builtin's own definition. It has no int16 form, which takes three kernels that do."""
+    source, output = attr.first(node), node.outputs[0]
+    quant = context.agreed([source], output)
+    if quant is None or quant.bits == 8:
+        elementwise(context, node, "HARD_SWISH", integer=True)
+        return
+    perm = any_order(context, source)
+    x = context.read(source, perm, stored=True)
+    gate = _clamped(context, x, 3.0, 6.0)
+    product = context.temporary(x.shape, x, replace(quant, scale=(6 * quant.scale[0],)))
+    context.emit("MUL", [x, gate], [product], "MulOptions")
+    sixth = integer_scalar(context, 1 / 6, quant.bits)
+    context.emit("MUL", [product, sixth], [context.produce(output, perm, quant)], "MulOptions")
+
+
+def _clamped(context: LoweringContext, x: Tensor, shift: float, high: float) -> Tensor:
+    """max(0, min(high, x + shift)) on integers: the output's own range does the clamping above."""
+    quant = per_tensor(high / 255, -128) if x.dtype == np.int8 else per_tensor(high / 32767, 0, bits=16)
+    result = context.temporary(x.shape, x, quant)
+    wide = {} if x.dtype == np.int8 else {"potScaleInt16": False}
+    operands = [x, integer_scalar(context, shift, quant.bits)]
+    context.emit("ADD", operands, [result], "AddOptions", fusedActivationFunction=RELU, **wide)
+    return result
 
 
 @lowers("LeakyRelu")
 def leaky_relu(context: LoweringContext, node: ir.Node) -> None:
     alpha = attr.real(node, "alpha", 0.01)
-    elementwise(context, node, "LEAKY_RELU", int8=True, options="LeakyReluOptions", alpha=alpha)
+    elementwise(context, node, "LEAKY_RELU", integer=True, options="LeakyReluOptions", alpha=alpha)
 
 
 @lowers("Gelu", since=20)
 def gelu(context: LoweringContext, node: ir.Node) -> None:
     approximate = attr.text(node, "approximate", "none") == "tanh"
-    elementwise(context, node, "GELU", int8=True, options="GeluOptions", approximate=approximate)
+    elementwise(context, node, "GELU", integer=True, options="GeluOptions", approximate=approximate)
 
 
 @lowers("Elu")
@@ -46,7 +78,7 @@ def elu(context: LoweringContext, node: ir.Node) -> None:
     """The builtin has alpha = 1; any other is relu(x) + alpha * min(elu(x), 0)."""
     alpha = attr.real(node, "alpha", 1.0)
     if alpha == 1.0:
-        elementwise(context, node, "ELU", int8=True)
+        elementwise(context, node, "ELU", integer=True)
         return
     source = attr.first(node)
     perm = any_order(context, source)
@@ -66,7 +98,12 @@ def hard_sigmoid(context: LoweringContext, node: ir.Node) -> None:
     alpha, beta = attr.real(node, "alpha", 0.2), attr.real(node, "beta", 0.5)
     source = attr.first(node)
     perm = any_order(context, source)
-    x = context.read(source, perm)
+    quant = context.agreed([source], node.outputs[0]) if alpha > 0 and beta > 0 else None
+    x = context.read(source, perm, stored=quant is not None)
+    if quant is not None:
+        gate, factor = _clamped(context, x, beta / alpha, 1 / alpha), integer_scalar(context, alpha, quant.bits)
+        context.emit("MUL", [gate, factor], [context.produce(node.outputs[0], perm, quant)], "MulOptions")
+        return
     scaled, moved = context.temporary(x.shape, x), context.temporary(x.shape, x)
     if np.isclose(alpha, 1 / 6, rtol=1e-6) and beta == 0.5:
         context.emit("ADD", [x, scalar(context, 3.0)], [moved], "AddOptions", fusedActivationFunction=RELU6)
@@ -87,9 +124,9 @@ def prelu(context: LoweringContext, node: ir.Node) -> None:
     assert slope is not None
     need_type(source, ("float32",))
     perm = any_order(context, source)
-    quant = context.int8([source, slope], node.outputs[0])
-    tensor = context.read(source, perm, int8=quant is not None)
-    alpha = aligned(context, slope, perm, int8=quant is not None)
+    quant = context.agreed([source, slope], node.outputs[0])
+    tensor = context.read(source, perm, stored=quant is not None)
+    alpha = aligned(context, slope, perm, stored=quant is not None)
     context.emit("PRELU", [tensor, alpha], [context.produce(node.outputs[0], perm, quant)])
     note_island(context, node, [source], quant)
 
@@ -99,16 +136,16 @@ def clip(context: LoweringContext, node: ir.Node) -> None:
     source, output = attr.first(node), node.outputs[0]
     low, high = context.clip_bounds(node)
     kind = context.activation_kind(node)
-    quant = context.int8([source], output)
+    quant = context.agreed([source], output)
     if (
         quant is not None
         and low <= quant.range()[0] + quant.scale[0] / 2
         and high >= quant.range()[1] - quant.scale[0] / 2
     ):
         context.alias(output, source)  # saturation to the output's own range is the clip; QuantizeLinear requantizes
-    elif kind is not None and context.quant(source) is None:
+    elif kind is not None and (context.quant(source) is None or (quant is not None and (quant.bits, kind) != (16, 2))):
         need_type(source, ("float32",))
-        elementwise(context, node, ("", "RELU", "RELU_N1_TO_1", "RELU6")[kind])
+        elementwise(context, node, ("", "RELU", "RELU_N1_TO_1", "RELU6")[kind], integer=True)
     else:
         _general_clip(context, node)
         note_island(context, node, [source], None)
@@ -141,9 +178,9 @@ def softmax(context: LoweringContext, node: ir.Node) -> None:
     if rank == 0:
         raise Unsupported("its input is a scalar")
     perm = layout.last(any_order(context, source), attr.axis(node, rank, -1))
-    quant = context.int8([source], output) if node.op_type == "Softmax" else None
-    tensor = context.read(source, perm, int8=quant is not None)
-    result = context.produce(output, perm, quant and UNIT)
+    quant = context.agreed([source], output) if node.op_type == "Softmax" else None
+    tensor = context.read(source, perm, stored=quant is not None)
+    result = context.produce(output, perm, quant and prescribed(quant, UNIT))
     if node.op_type == "Softmax":
         context.emit("SOFTMAX", [tensor], [result], "SoftmaxOptions", beta=1.0)
     else:

@@ -31,13 +31,13 @@ COMPARISON = {
 LOGICAL = {"And": "LOGICAL_AND", "Or": "LOGICAL_OR"}
 
 
-def aligned(context: LoweringContext, value: ir.Value, perm: Perm, *, int8: bool = False) -> Tensor:
+def aligned(context: LoweringContext, value: ir.Value, perm: Perm, *, stored: bool = False) -> Tensor:
     """``value`` for an operator that works in ``perm``: leading axes of size 1 added as ONNX does, then ordered."""
     rank, wanted = len(shape_of(value)), len(perm)
     if rank == wanted:
-        return context.read(value, perm, int8=int8)
+        return context.read(value, perm, stored=stored)
     own = context.perm(value) or layout.identity(rank)
-    tensor = context.read(value, own, int8=int8)
+    tensor = context.read(value, own, stored=stored)
     tensor = context.reshape(tensor, (1,) * (wanted - rank) + tensor.shape)
     return context.transpose(tensor, layout.relative(layout.extended(own, wanted), perm))
 
@@ -65,7 +65,7 @@ def _inputs(
 ) -> tuple[list[Tensor], Perm]:
     _check_broadcast(values, output)
     perm = common_order(context, values, len(shape_of(output)))
-    return [aligned(context, value, perm, int8=quant is not None) for value in values], perm
+    return [aligned(context, value, perm, stored=quant is not None) for value in values], perm
 
 
 @lowers(*ARITHMETIC, since=7)
@@ -73,16 +73,15 @@ def arithmetic(context: LoweringContext, node: ir.Node) -> None:
     code, values = ARITHMETIC[node.op_type], _operands(node)
     need_type(values[0], ("float32", "int32") if code == "DIV" else FLOAT_OR_INT)
     is_float = dtype_of(values[0]) == np.float32
-    int8_kernel = code != "DIV"  # the specification lists no int8 DIV
     if is_float:
         activation, output = context.fused_activation(node.outputs[0])
     else:
         activation, output = NONE, node.outputs[0]
-    quant = context.int8(values, output) if int8_kernel else None
+    quant = context.agreed(values, output) if code != "DIV" else None  # the specification lists no int8 DIV
     tensors, perm = _inputs(context, values, output, quant)
     result = context.produce(output, perm, quant)
-    options = f"{code.title()}Options"
-    context.emit(code, tensors, [result], options, fusedActivationFunction=activation)
+    fields = {"potScaleInt16": False} if code in ("ADD", "SUB") and quant is not None and quant.bits == 16 else {}
+    context.emit(code, tensors, [result], f"{code.title()}Options", fusedActivationFunction=activation, **fields)
     note_island(context, node, values, quant)
 
 
@@ -112,14 +111,17 @@ def _fold(context: LoweringContext, node: ir.Node, code: str, types: tuple[str, 
     if len(values) == 1:
         context.alias(output, values[0])
         return
-    tensors, perm = _inputs(context, values, output, None)
+    shared = {context.quant(value) for value in values}
+    # The extrema compare codes, so they need one scale; a sum would need one for every partial sum.
+    quant = shared.pop() if len(shared) == 1 and code != "ADD" else None
+    tensors, perm = _inputs(context, values, output, quant)
     left = tensors[0]
     for right in tensors[1:-1]:
         part = context.temporary(np.broadcast_shapes(left.shape, right.shape), left)
         context.emit(code, [left, right], [part])
         left = part
-    context.emit(code, [left, tensors[-1]], [context.produce(output, perm)])
-    note_island(context, node, values, None)
+    context.emit(code, [left, tensors[-1]], [context.produce(output, perm, quant)])
+    note_island(context, node, values, quant)
 
 
 @lowers(*COMPARISON, since=7)

@@ -34,7 +34,7 @@ def weight_fits(context: LoweringContext, value: ir.Value, axis: int) -> bool:
 def bias_tensor(
     context: LoweringContext, value: ir.Value | None, channels: int, source: QuantParams | None, weight: Tensor
 ) -> Tensor:
-    """The bias [channels]: float32, or int32 with scale = s_input * s_weight when ``source`` is given; zeros if absent."""
+    """The bias [channels]: float32, or integers with scale = s_input * s_weight when ``source`` is given; zeros if absent."""
     if source is None:
         if value is None:
             return context.literal(np.zeros(channels, np.float32), "bias")
@@ -42,11 +42,12 @@ def bias_tensor(
     assert weight.quant is not None
     scale = np.float32(source.scale[0]) * np.asarray(weight.quant.scale, np.float32)
     quant = QuantParams(tuple(float(s) for s in scale), (0,) * scale.size, 0)
+    dtype = np.int32 if source.bits == 8 else np.int64  # the 16x8 kernels accumulate in 64 bits
     quantized = context.quantized_constant(value)
     if quantized is not None and quantized.data.dtype == np.int32 and np.allclose(quantized.quant.scale, scale, 1e-6):
-        return context.writer.constant("bias", quantized.data, quant)
+        return context.writer.constant("bias", quantized.data.astype(dtype), quant)
     real = np.zeros(channels) if value is None else context.required_constant(value, "bias").astype(np.float64)
-    data = np.clip(np.rint(real / scale), -(2**31), 2**31 - 1).astype(np.int32)
+    data = np.clip(np.rint(real / scale), -(2**31), 2**31 - 1).astype(dtype)
     return context.writer.constant("bias", data, quant)
 
 
@@ -66,12 +67,12 @@ def conv(context: LoweringContext, node: ir.Node) -> None:
     group = attr.integer(node, "group", 1)
     depthwise = group > 1 and group == shape[1]
     activation, output = context.fused_activation(node.outputs[0])
-    quant = context.int8([source], output) if weight_fits(context, weight, 0) else None
+    quant = context.agreed([source], output) if weight_fits(context, weight, 0) else None
     if quant is not None and not _constant_or_absent(context, attr.operand(node, 2)):
         quant = None
     out_shape = shape_of(output)
     win = window(node, shape[2:], kernel[2:], out_shape[2:])
-    x = to_nhwc(context, context.read(source, layout.channels_last(len(shape)), int8=quant is not None))
+    x = to_nhwc(context, context.read(source, layout.channels_last(len(shape)), stored=quant is not None))
     order = (1, *range(2, len(shape)), 0) if depthwise else layout.channels_last(len(shape))
     filters = _filters(context, weight, order, quant is not None or context.hybrid(weight, 0))
     bias = bias_tensor(context, attr.operand(node, 2), kernel[0], x.quant if quant else None, filters)
@@ -83,7 +84,7 @@ def conv(context: LoweringContext, node: ir.Node) -> None:
     code, options = ("DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions") if depthwise else ("CONV_2D", "Conv2DOptions")
     context.emit(code, [x, filters, bias], [result], options, **fields)
     finish(context, output, result)
-    if quant is None and context.int8([source], output) is not None:
+    if quant is None and context.agreed([source], output) is not None:
         note_island(context, node, [source], None)
         context.note(f"Conv {node.name!r} runs in float: its weight or bias has no int8 form")
 
@@ -99,8 +100,8 @@ def _check_rank(shape: tuple[int, ...], source: ir.Value) -> None:
         raise Unsupported(f"its type is {dtype_of(source)}", "Use float32.")
 
 
-def _filters(context: LoweringContext, weight: ir.Value, order: Perm, int8: bool) -> Tensor:
-    return _spatial_filter(context.read(weight, order, int8=int8), context)
+def _filters(context: LoweringContext, weight: ir.Value, order: Perm, stored: bool) -> Tensor:
+    return _spatial_filter(context.read(weight, order, stored=stored), context)
 
 
 def _padded(context: LoweringContext, x: Tensor, win: Window) -> tuple[Tensor, int]:
@@ -125,7 +126,7 @@ def _convolution_fields(win: Window, padding: int, activation: int) -> dict[str,
 def _nhwc_output(context: LoweringContext, output: ir.Value, win: Window, quant: QuantParams | None) -> Tensor:
     """An NHWC tensor for ``output``; ``finish`` binds it."""
     shape = shape_of(output)
-    dtype = np.dtype(np.int8) if quant is not None else np.dtype(np.float32)
+    dtype = quant.dtype if quant is not None else np.dtype(np.float32)
     return context.writer.tensor(name_of(output), (shape[0], *win.outputs, shape[1]), dtype, quant)
 
 
@@ -152,13 +153,15 @@ def conv_transpose(context: LoweringContext, node: ir.Node) -> None:
     extra = attr.integers(node, "output_padding") or [0] * rank
     full = [(shape[2 + a] - 1) * strides[a] + kernel[2 + a] + extra[a] for a in range(rank)]
     begins = _crop(node, full, shape_of(output)[2:])
-    x = to_nhwc(context, context.read(source, layout.channels_last(len(shape))))
-    filters = _filters(context, weight, (1, *range(2, rank + 2), 0), False)
-    bias = bias_tensor(context, attr.operand(node, 2), kernel[1], None, filters)
+    usable = weight_fits(context, weight, 1) and _constant_or_absent(context, attr.operand(node, 2))
+    quant = context.agreed([source], output) if usable else None
+    x = to_nhwc(context, context.read(source, layout.channels_last(len(shape)), stored=quant is not None))
+    filters = _filters(context, weight, (1, *range(2, rank + 2), 0), quant is not None)
+    bias = bias_tensor(context, attr.operand(node, 2), kernel[1], x.quant if quant else None, filters)
     lead = [1] * (2 - rank)
     full_shape = (shape[0], *lead, *full, kernel[1])
     wanted = (shape[0], *lead, *shape_of(output)[2:], kernel[1])
-    result = context.writer.tensor(name_of(output), full_shape, x.dtype)
+    result = context.writer.tensor(name_of(output), full_shape, x.dtype, quant)
     sizes = context.literal(np.asarray(full_shape, np.int32), "output_shape")
     stride_h, stride_w = [*lead, *strides]
     context.emit(
@@ -173,7 +176,7 @@ def conv_transpose(context: LoweringContext, node: ir.Node) -> None:
     if wanted != full_shape:
         result = _cropped(context, result, [0, *([0] * len(lead)), *begins, 0], wanted)
     finish(context, output, result)
-    note_island(context, node, [source], None)
+    note_island(context, node, [source], quant)
 
 
 def _crop(node: ir.Node, full: list[int], wanted: tuple[int, ...]) -> list[int]:

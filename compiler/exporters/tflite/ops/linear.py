@@ -43,10 +43,10 @@ def _fully_connected(
     source, weight = attr.first(node), node.inputs[1]
     assert weight is not None
     activation, output = context.fused_activation(node.outputs[0])
-    quant = context.int8([source], output) if weight_fits(context, weight, out_axis) else None
-    x = context.read(source, order, int8=quant is not None)
+    quant = context.agreed([source], output) if weight_fits(context, weight, out_axis) else None
+    x = context.read(source, order, stored=quant is not None)
     hybrid = quant is None and context.hybrid(weight, out_axis)
-    filters = context.read(weight, (out_axis, 1 - out_axis), int8=quant is not None or hybrid)
+    filters = context.read(weight, (out_axis, 1 - out_axis), stored=quant is not None or hybrid)
     vector = bias_tensor(context, bias, filters.shape[0], x.quant if quant else None, filters)
     result = context.produce(output, layout.identity(len(shape_of(output))), quant)
     context.emit(
@@ -58,7 +58,7 @@ def _fully_connected(
         keepNumDims=len(x.shape) != 2,
         asymmetricQuantizeInputs=hybrid,
     )
-    if quant is None and context.int8([source], output) is not None:
+    if quant is None and context.agreed([source], output) is not None:
         context.note(
             f"{node.op_type} {node.name!r} runs in float between DEQUANTIZE and QUANTIZE: its weight does not fit"
         )
@@ -90,15 +90,16 @@ def _general_gemm(context: LoweringContext, node: ir.Node) -> None:
     note_island(context, node, [source], None)
 
 
-def _matrix(context: LoweringContext, value: ir.Value, *, flip: bool = False) -> tuple[Tensor, bool]:
+def _matrix(
+    context: LoweringContext, value: ir.Value, *, flip: bool = False, stored: bool = False
+) -> tuple[Tensor, bool]:
     """The operand's tensor and whether BATCH_MATMUL must swap its last two axes: a lazy transpose costs nothing here."""
     rank = len(shape_of(value))
     normal = layout.identity(rank)
     swapped = (*normal[:-2], normal[-1], normal[-2])
-    stored = context.perm(value)
-    if stored == swapped and rank > 1:
-        return context.read(value, swapped), not flip
-    return context.read(value, normal), flip
+    if context.perm(value) == swapped and rank > 1:
+        return context.read(value, swapped, stored=stored), not flip
+    return context.read(value, normal, stored=stored), flip
 
 
 @lowers("MatMul")
@@ -115,11 +116,12 @@ def matmul(context: LoweringContext, node: ir.Node) -> None:
     if 1 in ranks:
         _vector_matmul(context, source, weight, output)
         return
-    a, adj_a = _matrix(context, source)
-    b, adj_b = _matrix(context, weight)
-    result = context.produce(output, layout.identity(len(shape_of(output))))
+    quant = context.agreed([source, weight], output)
+    a, adj_a = _matrix(context, source, stored=quant is not None)
+    b, adj_b = _matrix(context, weight, stored=quant is not None)
+    result = context.produce(output, layout.identity(len(shape_of(output))), quant)
     context.emit("BATCH_MATMUL", [a, b], [result], "BatchMatMulOptions", adjX=adj_a, adjY=adj_b)
-    note_island(context, node, [source, weight], None)
+    note_island(context, node, [source, weight], quant)
 
 
 def _vector_matmul(context: LoweringContext, left: ir.Value, right: ir.Value, output: ir.Value) -> None:

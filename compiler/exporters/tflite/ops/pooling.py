@@ -10,6 +10,7 @@ from compiler.exporters.tflite import attributes as attr
 from compiler.exporters.tflite import layout
 from compiler.exporters.tflite.context import LoweringContext, Unsupported, name_of, shape_of
 from compiler.exporters.tflite.ops.convolution import finish
+from compiler.exporters.tflite.ops.shape import stored
 from compiler.exporters.tflite.ops.unary import need_type, note_island
 from compiler.exporters.tflite.ops.windows import SAME, VALID, Window, pad_spatial, to_nhwc, window
 from compiler.exporters.tflite.table import lowers
@@ -49,16 +50,21 @@ def _pool(context: LoweringContext, code: str, x: Tensor, win: Window, padding: 
     return result
 
 
+def lowest(tensor: Tensor) -> float:
+    """What never is the largest element of a window."""
+    return -np.inf if tensor.quant is None else int(np.iinfo(tensor.dtype).min)
+
+
 @lowers("MaxPool")
 def max_pool(context: LoweringContext, node: ir.Node) -> None:
     if len(node.outputs) > 1 and node.outputs[1].name:
         raise Unsupported("its second output, the indices, has no counterpart", "Use the values only.")
     source, win = attr.first(node), _window(node)
-    int8 = context.quant(source) is not None  # one scale through the kernel: exact on int8 whatever follows
-    x = to_nhwc(context, context.read(source, layout.channels_last(len(shape_of(source))), int8=int8))
+    # One scale through the kernel: exact on integers whatever follows.
+    x = to_nhwc(context, stored(context, source, layout.channels_last(len(shape_of(source)))))
     padding = VALID if win.unpadded else SAME
     if not win.unpadded and not win.is_same:
-        x, padding = pad_spatial(context, x, win.pads, -128 if int8 else -np.inf), VALID
+        x, padding = pad_spatial(context, x, win.pads, lowest(x)), VALID
     finish(context, node.outputs[0], _pool(context, "MAX_POOL_2D", x, win, padding, node.outputs[0]))
 
 
@@ -67,25 +73,27 @@ def average_pool(context: LoweringContext, node: ir.Node) -> None:
     source, win, output = attr.first(node), _window(node), node.outputs[0]
     include = bool(attr.integer(node, "count_include_pad", 0))
     plain = win.unpadded or (win.is_same and not include)
-    quant = context.int8([source], output) if plain else None
-    x = to_nhwc(context, context.read(source, layout.channels_last(len(shape_of(source))), int8=quant is not None))
+    factor = None if plain else _window_over_count(node, win, include)
+    quant = context.agreed([source], output) if factor is None else None
+    x = to_nhwc(context, context.read(source, layout.channels_last(len(shape_of(source))), stored=quant is not None))
     if plain:
         result = _pool(context, "AVERAGE_POOL_2D", x, win, VALID if win.unpadded else SAME, output)
     else:
-        padded = pad_spatial(context, x, win.pads)
-        part = _pool(context, "AVERAGE_POOL_2D", padded, win, VALID, output)
-        result = _recounted(context, node, part, win, include)
+        result = _pool(context, "AVERAGE_POOL_2D", pad_spatial(context, x, win.pads), win, VALID, output)
+        result = result if factor is None else _recounted(context, result, factor)
     finish(context, output, result)
     note_island(context, node, [source], quant)
 
 
-def _recounted(context: LoweringContext, node: ir.Node, averaged: Tensor, win: Window, include: bool) -> Tensor:
-    """The padded average divides by the whole window; multiply by window / count where ONNX counts fewer elements."""
+def _window_over_count(node: ir.Node, win: Window, include: bool) -> Array | None:
+    """[H, W] float32 factors for the average of a padded window, where ONNX counts fewer elements than it has; None if nowhere."""
     declared = _declared_pads(node, win) if include else ((0, 0), (0, 0))
     counts = np.outer(*(_counts(win, axis, declared[axis]) for axis in (0, 1)))
-    factor = (win.kernel[0] * win.kernel[1] / counts).astype(np.float32)
-    if np.all(factor == 1):
-        return averaged
+    factor: Array = (win.kernel[0] * win.kernel[1] / counts).astype(np.float32)
+    return None if np.all(factor == 1) else factor
+
+
+def _recounted(context: LoweringContext, averaged: Tensor, factor: Array) -> Tensor:
     result = context.temporary(averaged.shape, averaged)
     literal = context.literal(factor.reshape(1, *factor.shape, 1), "window_over_count")
     context.emit("MUL", [averaged, literal], [result], "MulOptions")
@@ -120,10 +128,10 @@ def global_pool(context: LoweringContext, node: ir.Node) -> None:
     perm = context.perm(source) or layout.identity(len(shape_of(source)))
     axes = sorted(perm.index(axis) for axis in range(2, len(perm)))
     if node.op_type == "GlobalAveragePool":
-        quant = context.int8([source], output)
+        quant = context.agreed([source], output)
     else:
         quant = context.quant(source)
-    x = context.read(source, perm, int8=quant is not None)
+    x = context.read(source, perm, stored=quant is not None)
     result = context.produce(output, perm, quant)
     code = "MEAN" if node.op_type == "GlobalAveragePool" else "REDUCE_MAX"
     numbers = context.literal(np.asarray(axes, np.int32), "axes")

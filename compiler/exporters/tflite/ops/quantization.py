@@ -1,7 +1,8 @@
 """QuantizeLinear and DequantizeLinear: the hub's pairs become parameters of int8 tensors.
 
 Source: LiteRT 8-bit quantization specification (ai.google.dev/edge/litert/models/quantization_spec): int8 activations per
-tensor, int8 weights with zero point 0 per tensor or per output channel, int32 bias with scale = s_input * s_weight.
+tensor, int8 weights with zero point 0 per tensor or per output channel, int32 bias with scale = s_input * s_weight; int16
+activations have zero point 0 and take an int64 bias.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def quantize_linear(context: LoweringContext, node: ir.Node) -> None:
     quant = activation_quant(context, node)
     if quant is None:
         raise Unsupported(
-            "it is not a per-tensor int8 quantization with constant parameters",
+            "it is not a per-tensor int8 or symmetric int16 quantization with constant parameters",
             "Quantize activations per tensor to int8.",
         )
     if node.outputs[0].is_graph_output() or any(
@@ -44,7 +45,7 @@ def quantize_linear(context: LoweringContext, node: ir.Node) -> None:
     perm = context.perm(source)
     if perm is None:
         perm = tuple(range(len(shape_of(source))))
-    tensor = context.read(source, perm, int8=context.quant(source) is not None)
+    tensor = context.read(source, perm, stored=context.quant(source) is not None)
     context.bind(node.outputs[0], context.quantize(tensor, quant), perm)
 
 
@@ -67,7 +68,7 @@ def _constant(context: LoweringContext, node: ir.Node, data: np.ndarray) -> tupl
     quant = _parameters(context, node, data)
     if data.dtype == np.uint8:
         return (data.astype(np.int16) - 128).astype(np.int8), quant
-    if data.dtype not in (np.int8, np.int32, ml_dtypes.int4):
+    if data.dtype not in (np.int8, np.int16, np.int32, ml_dtypes.int4):
         raise Unsupported(f"constants of type {data.dtype} have no int8 form", "Quantize weights to int8.")
     return data, quant
 
@@ -82,7 +83,8 @@ def _parameters(context: LoweringContext, node: ir.Node, data: np.ndarray | None
     if scale.size > 1 and (attr.integer(node, "block_size", 0) or scale.size != shape_of(node.outputs[0])[_axis(node)]):
         raise Unsupported(f"{name_of(node.outputs[0])!r} is quantized in blocks", "Quantize weights per channel.")
     axis = _axis(node) % rank if scale.size > 1 else 0
-    return QuantParams(tuple(float(s) for s in scale.astype(np.float32)), tuple(int(p) for p in points), axis)
+    bits = 16 if zero.dtype == np.int16 else 8
+    return QuantParams(tuple(float(s) for s in scale.astype(np.float32)), tuple(int(p) for p in points), axis, bits)
 
 
 def _axis(node: ir.Node) -> int:

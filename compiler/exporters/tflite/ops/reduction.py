@@ -8,7 +8,7 @@ import numpy as np
 
 from compiler.exporters.tflite import attributes as attr
 from compiler.exporters.tflite import layout
-from compiler.exporters.tflite.context import LoweringContext, name_of, shape_of
+from compiler.exporters.tflite.context import LoweringContext, shape_of
 from compiler.exporters.tflite.ops.unary import any_order, need_type, note_island
 from compiler.exporters.tflite.table import lowers
 
@@ -38,12 +38,11 @@ def reduce(context: LoweringContext, node: ir.Node) -> None:
     keep = bool(attr.integer(node, "keepdims", 1))
     code = BUILTIN[node.op_type]
     perm = any_order(context, source)
-    if code == "MEAN":
-        quant = context.int8([source], output)
-    else:
-        # The extrema keep the scale, so they are exact on int8; a SUM of int8 is left to float.
-        quant = context.quant(source) if code != "SUM" and name_of(source) and context.perm(source) else None
-    x = context.read(source, perm, int8=quant is not None)
+    if code in ("MEAN", "SUM"):
+        quant = context.agreed([source], output)
+    else:  # the extrema keep the scale, so they are exact on integers
+        quant = context.quant(source) if context.perm(source) else None
+    x = context.read(source, perm, stored=quant is not None)
     result = context.produce(output, perm if keep else layout.without(perm, axes), quant)
     numbers = context.literal(np.asarray(sorted(perm.index(axis) for axis in axes), np.int32), "axes")
     context.emit(code, [x, numbers], [result], "ReducerOptions", keepDims=keep)

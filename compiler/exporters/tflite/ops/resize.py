@@ -55,7 +55,7 @@ def resize(context: LoweringContext, node: ir.Node) -> None:
     if kind == "linear":
         form = _linear_form(positions, before, after)
         code, options = "RESIZE_BILINEAR", "ResizeBilinearOptions"
-        tensor = context.read(source, perm)
+        tensor = stored(context, source, perm)
     elif kind == "nearest":
         tensor = stored(context, source, perm)
         indices = [_nearest(node, positions[a - 2], before[a]) for a in (2, 3)]

