@@ -18,11 +18,14 @@ from compiler.checking import verify_all
 from compiler.concluding import conclude
 from compiler.errors import Refusal, UnsupportedModel
 from compiler.exporters import EXPORTERS
+from compiler.exporters.base import ISLAND_REMEDY
 from compiler.hub import Imported
 from compiler.hubfacts import hub_inputs
 from compiler.importers import import_model
 from compiler.importers.base import ImportOptions
 from compiler.progress import Progress, Silent
+from compiler.quantization.spec import NodePrecision
+from compiler.quantization.structure import NEVER_FLOAT, analyse
 from compiler.report.schema import Report
 from compiler.request import BuildRequest, Data, Plan, plan_build
 from compiler.stages import cleaned, export_all, export_options, shape
@@ -86,8 +89,24 @@ def _refuse_early(hub: ir.Model, variants: Sequence[Variant]) -> None:
     for fmt in dict.fromkeys(v.format for v in variants):
         variant = next(v for v in variants if v.format is fmt)
         refusals += EXPORTERS.get(fmt.value).check(hub, export_options(variant, Precision.FP32))
+    for variant in variants:
+        if variant.integer_io is not None and not variant.float_islands:
+            refusals += _float_nodes(hub, variant)
     if refusals:
-        raise UnsupportedModel(refusals)
+        raise UnsupportedModel(list(dict.fromkeys(refusals)))
+
+
+def _float_nodes(hub: ir.Model, variant: Variant) -> list[Refusal]:
+    """What a full-integer file cannot hold, by the rules of quantization alone: no calibration is needed to know it."""
+    activations = "int16" if variant.precision is Precision.INT16X8 else "int8"
+    decisions = analyse(hub, activations=activations).decisions
+    return [
+        Refusal(str(node.name), node.op_type, f"it stays in float: {decision.reason}", "tflite", ISLAND_REMEDY)
+        for node in hub.graph
+        if (decision := decisions[str(node.name)]).precision is NodePrecision.FLOAT32
+        and any(value.dtype == ir.DataType.FLOAT for value in node.outputs)
+        and decision.reason not in NEVER_FLOAT
+    ]
 
 
 def _replace(result: Path, output: Path) -> None:

@@ -11,7 +11,7 @@ from compiler.naming import model_name
 from compiler.previous.find import PreviousRelease, find_previous
 from compiler.variants import Variant, plan_variants
 from profiles.catalog import load_profile
-from profiles.schema import Format, Precision, Profile
+from profiles.schema import Format, IntegerIO, Precision, Profile
 
 if TYPE_CHECKING:
     from compiler.calibration.dataset import Dataset
@@ -23,6 +23,7 @@ class BuildRequest:
 
     ``prune`` is the share of channels to remove; ``max_drop`` accuracy points, over the profiles' own budgets.
     ``min_sqnr`` (dB) and ``min_agreement`` (a share) are gates; ``effort`` "high" climbs the whole rescue ladder.
+    ``integer_io``: integer inputs and outputs of TFLite, all kernels on integers unless ``float_islands``.
     ``previous``: where the release before is (compiler/previous/find.py); INT8 keeps its numbers. ``cache_dir`` None turns the
     stage cache off.
     """
@@ -44,6 +45,8 @@ class BuildRequest:
     quantizer: str = "edgewright"
     labels: tuple[str, ...] | None = None
     previous: str | None = None
+    integer_io: IntegerIO | None = None
+    float_islands: bool = False
     batch: int = 1
     allow_pickle: bool = False
     force: bool = False
@@ -69,7 +72,9 @@ def plan_build(request: BuildRequest) -> Plan:
         OutputExists: the output folder is not empty and ``force`` is not set.
     """
     profiles = tuple(load_profile(name) for name in request.profiles)
-    variants = plan_variants(profiles, request.formats, request.precisions)
+    variants = plan_variants(
+        profiles, request.formats, request.precisions, request.integer_io, request.float_islands
+    )
     if request.calibration is None:
         variants = _without_data(request, variants)
     if request.max_drop is not None and request.max_drop < 0:

@@ -82,7 +82,7 @@ def quantize_stage(
     options = _options(hub, plan, request.observer)
     engine = QUANTIZERS.get(request.quantizer)
     goals = _goals(request, plan)
-    formats = sorted({v.format.value for v in plan.variants})
+    formats = sorted({(v.format.value, v.integer_io or "", v.float_islands) for v in plan.variants})
     before = plan.previous.digest if plan.previous else None
     key = [digest_of(hub), data.digest, request.quantizer, asdict(options), asdict(goals), formats, before]
 
@@ -153,7 +153,12 @@ def _lowers(plan: Plan) -> Callable[[ir.Model], str | None]:
 
     def check(model: ir.Model) -> str | None:
         for variant in variants.values():
-            options = ExportOptions(variant.precision, deployment_target=variant.deployment_target)
+            options = ExportOptions(
+                variant.precision,
+                deployment_target=variant.deployment_target,
+                integer_io=variant.integer_io,
+                float_islands=variant.float_islands,
+            )
             for refusal in EXPORTERS.get(variant.format.value).check(model, options):
                 return str(refusal)
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,12 @@ class Exported:
 
 def export_options(variant: Variant, precision: Precision | None = None) -> ExportOptions:
     """The exporter's options for ``variant``, at its own precision unless another is named."""
-    return ExportOptions(precision or variant.precision, deployment_target=variant.deployment_target)
+    return ExportOptions(
+        precision or variant.precision,
+        deployment_target=variant.deployment_target,
+        integer_io=variant.integer_io if precision is None else None,
+        float_islands=variant.float_islands,
+    )
 
 
 def cleaned(model: ir.Model, cache: Cache, scratch: Path) -> ir.Model:
@@ -127,7 +132,7 @@ def _export(
         made = EXPORTERS.get(variant.format.value).export(model, folder / name, options)
         (folder / "notes.txt").write_text("\n".join(made.notes), "utf-8")
 
-    key = [variant.format.value, variant.precision.value, options.deployment_target, digest, name]
+    key = [variant.format.value, asdict(options), digest, name]
     folder, _ = cache.stage("export", key, produce, scratch)
     notes = (folder / "notes.txt").read_text("utf-8").splitlines()
     source, destination = folder / name, result / name

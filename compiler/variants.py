@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compiler.errors import DataError
-from profiles.schema import Budgets, CoreMLOptions, Format, Precision, Profile
+from profiles.schema import Budgets, CoreMLOptions, Format, IntegerIO, Precision, Profile
 
 SUFFIX = {Format.ONNX: ".onnx", Format.TFLITE: ".tflite", Format.COREML: ".mlpackage"}
 DEFAULT_PRECISIONS = (Precision.INT8, Precision.FP16, Precision.FP32)
@@ -28,22 +28,29 @@ class Variant:
     runtime: str
     profiles: tuple[str, ...]
     deployment_target: str
+    integer_io: IntegerIO | None = None
+    float_islands: bool = False
 
     def file_name(self, model: str) -> str:
         return f"{model}-{self.precision.value}{SUFFIX[self.format]}"
 
 
 def plan_variants(
-    profiles: Sequence[Profile], formats: Sequence[Format], precisions: Sequence[Precision]
+    profiles: Sequence[Profile],
+    formats: Sequence[Format],
+    precisions: Sequence[Precision],
+    integer_io: IntegerIO | None = None,
+    float_islands: bool = False,
 ) -> tuple[Variant, ...]:
     """List the artifacts in the order in which the profiles name them: a device takes the first that it can run.
 
     Without profiles: every format at the default precisions, or what ``formats`` and ``precisions`` name; a format that was not
-    named is left out at a precision that it does not have. With profiles these two narrow.
+    named is left out at a precision that it does not have. With profiles these two narrow. ``integer_io`` and ``float_islands``
+    are for TFLite with integer activations and come before the profiles' own.
 
     Raises:
-        DataError: nothing is left, a format does not have the precision, or two profiles want different Core ML deployment
-            targets.
+        DataError: nothing is left, a format does not have the precision, two profiles want different Core ML deployment
+            targets or integer inputs, or ``integer_io`` has no artifact to apply to.
     """
     wanted: dict[tuple[Format, Precision], list[tuple[str, str]]] = {}
     for profile in profiles:
@@ -64,7 +71,7 @@ def plan_variants(
     for pair in kept.keys() & UNAVAILABLE.keys():
         raise DataError(f"There is no {pair[0].value} artifact at {pair[1].value}.", remedy=f"{UNAVAILABLE[pair]}.")
     deployment = _deployment_target(profiles)
-    return tuple(
+    variants = [
         Variant(
             fmt,
             precision,
@@ -73,7 +80,29 @@ def plan_variants(
             deployment or LEAST_TARGET.get(precision, "iOS17"),
         )
         for (fmt, precision), users in kept.items()
-    )
+    ]
+    return _with_integer_io(variants, profiles, integer_io, float_islands)
+
+
+def _with_integer_io(
+    variants: Sequence[Variant], profiles: Sequence[Profile], integer_io: IntegerIO | None, float_islands: bool
+) -> tuple[Variant, ...]:
+    """The TFLite variants with integer activations get integer inputs and outputs, where asked for."""
+    rules = [p.quantization for p in profiles if any(t.format is Format.TFLITE for t in p.targets)]
+    wanted = {integer_io} if integer_io else {rule.integer_io for rule in rules}
+    full = [v for v in variants if v.format is Format.TFLITE and v.precision.needs_data]
+    if len(wanted) > 1 and full:
+        raise DataError(
+            "The profiles want different types of inputs for one .tflite file.", remedy="Build them one at a time."
+        )
+    if integer_io and not full:
+        raise DataError(
+            "--integer-io is for TFLite at int8 or int16x8, and none is to be made.",
+            remedy="Add --format tflite --precision int8, or leave it out.",
+        )
+    io = next(iter(wanted), None)
+    islands = float_islands or any(rule.float_islands for rule in rules)
+    return tuple(replace(v, integer_io=io, float_islands=islands) if v in full else v for v in variants)
 
 
 def _deployment_target(profiles: Sequence[Profile]) -> str | None:

@@ -34,6 +34,13 @@ class Precision(StrEnum):
         return self in (Precision.INT8, Precision.INT16X8)
 
 
+class IntegerIO(StrEnum):
+    """The type of the inputs and outputs of a full-integer .tflite file."""
+
+    INT8 = "int8"
+    UINT8 = "uint8"
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -74,6 +81,10 @@ class QuantizationRules(_Strict):
     float_ops: tuple[str, ...] = Field(default=(), description="operator types kept in float on this device")
     per_channel: bool = True
     block_size: int | None = Field(default=None, gt=1, description="inputs per scale of int4 weights; default: all")
+    integer_io: IntegerIO | None = Field(
+        default=None, description="TFLite with integer activations takes and gives these; nothing may compute in float"
+    )
+    float_islands: bool = Field(default=False, description="with integer_io: nodes may compute in float all the same")
 
 
 class CoreMLOptions(_Strict):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from runtimes.errors import InferenceFailed, ModelLoadError, RuntimeMissing
+from runtimes.scaling import Scaling
 from runtimes.session import (
     Array,
     Evidence,
@@ -25,6 +26,7 @@ from runtimes.session import (
 
 IDENTIFIER = b"TFL3"  # bytes 4..7 of the flatbuffer: file_identifier in LiteRT's schema.fbs
 SIGNATURE = "serving_default"
+SCALED = ("int8", "uint8", "int16")
 
 # OpResolverType members by the names that SessionOptions.provider takes; the value None is LiteRT's default.
 RESOLVERS: dict[str | None, str] = {
@@ -37,17 +39,19 @@ RESOLVERS: dict[str | None, str] = {
 
 @dataclass(frozen=True, slots=True)
 class _Port:
-    """One input or output: its tensor's index in the interpreter and how users see it."""
+    """One input or output: its tensor's index in the interpreter and how users see it. ``scaling``: it is stored as integers."""
 
     index: int
     spec: TensorSpec
+    scaling: Scaling | None
 
 
 class InterpreterSession(SessionBase):
     """A .tflite file on an ``Interpreter``.
 
     Names come from the file's signature; a file without a usable one is read by its tensor names, without TensorFlow's
-    "serving_default_" prefix and ":0" suffix. A free batch size is resized to what the feed brings.
+    "serving_default_" prefix and ":0" suffix. A free batch size is resized to what the feed brings. Integer inputs and outputs
+    with a scale are float32 to the caller: the same numbers as those of every other artifact of the model.
     """
 
     def __init__(self, interpreter: Any, info: RuntimeInfo, path: Path) -> None:
@@ -80,15 +84,20 @@ class InterpreterSession(SessionBase):
             self._resize(feeds)
             for port in self._inputs:
                 array = feeds[port.spec.name]  # ascontiguousarray would give a scalar a dimension
+                array = port.scaling.to_integers(array) if port.scaling else array
                 self._interpreter.set_tensor(port.index, np.ascontiguousarray(array) if array.ndim else array)
             self._interpreter.invoke()
             # get_tensor copies, so that the arrays outlive the next run.
-            return {port.spec.name: self._interpreter.get_tensor(port.index) for port in self._outputs}
+            return {port.spec.name: self._read(port) for port in self._outputs}
         except (RuntimeError, ValueError) as error:
             raise InferenceFailed(
                 f"{self._info.name} failed on {self._path}: {_one_line(error)}.",
                 remedy="Build the artifact again, or compare it with provider 'builtin' to find the failing operator.",
             ) from error
+
+    def _read(self, port: _Port) -> Array:
+        stored: Array = self._interpreter.get_tensor(port.index)
+        return port.scaling.to_reals(stored) if port.scaling else stored
 
     def _resize(self, feeds: Feeds) -> None:
         changed = False
@@ -106,15 +115,22 @@ class InterpreterSession(SessionBase):
 
 
 def _ports(details: list[dict[str, Any]], names: dict[int, list[str]]) -> tuple[_Port, ...]:
-    return tuple(_Port(int(d["index"]), _spec(d, names.get(int(d["index"]), []))) for d in details)
+    return tuple(_port(d, names.get(int(d["index"]), [])) for d in details)
 
 
-def _spec(detail: dict[str, Any], names: list[str]) -> TensorSpec:
+def _port(detail: dict[str, Any], names: list[str]) -> _Port:
+    scale, zero_point = detail["quantization"]
+    dtype = np.dtype(detail["dtype"])
+    scaling = Scaling(dtype, float(scale), int(zero_point)) if scale > 0 and dtype.name in SCALED else None
+    return _Port(int(detail["index"]), _spec(detail, names, "float32" if scaling else dtype.name), scaling)
+
+
+def _spec(detail: dict[str, Any], names: list[str], dtype: str) -> TensorSpec:
     # A signature may give one tensor several names; details then list the tensor as often.
     name = names.pop(0) if names else detail["name"].removesuffix(":0").removeprefix(f"{SIGNATURE}_")
     signature = detail.get("shape_signature", detail["shape"])
     sizes = signature if len(signature) else detail["shape"]
-    return TensorSpec(name, np.dtype(detail["dtype"]).name, tuple(None if d < 0 else int(d) for d in sizes))
+    return TensorSpec(name, dtype, tuple(None if d < 0 else int(d) for d in sizes))
 
 
 def _signature_names(interpreter: Any) -> tuple[dict[int, list[str]], dict[int, list[str]]]:

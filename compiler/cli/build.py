@@ -76,6 +76,12 @@ PRECISIONS = ("fp32", "fp16", "int8", "int16x8", "int8-dynamic", "int8-weights",
     metavar="RELEASE",
     help="Folder of the build before, or REPOSITORY[#CHANNEL[/RELEASE]]: INT8 keeps its numbers where they fit.",
 )
+@click.option(
+    "--integer-io",
+    type=click.Choice(("int8", "uint8")),
+    help="TFLite at int8 or int16x8 takes and gives integers (int16 at int16x8), and nothing in it computes in float.",
+)
+@click.option("--allow-float-islands", is_flag=True, help="With --integer-io: nodes without an integer kernel stay in float.")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Batch size of the artifacts.")
 @click.option("--allow-pickle", is_flag=True, help="Load sources that can run code while loading.")
 @click.option("--force", is_flag=True, help="Replace an output folder that is not empty.")
@@ -107,13 +113,16 @@ def build(
     from compiler.cache import default_cache_dir
     from compiler.cli.terminal import TerminalProgress
     from compiler.request import BuildRequest, plan_build
-    from profiles.schema import Format, Precision
+    from profiles.schema import Format, IntegerIO, Precision
 
+    integer_io = options.pop("integer_io")
     request = BuildRequest(
         source=options.pop("source"),
         formats=tuple(Format(f) for f in options.pop("formats")),
         precisions=tuple(Precision(p) for p in options.pop("precisions")),
         labels=_read_labels(labels_file),
+        integer_io=IntegerIO(integer_io) if integer_io else None,
+        float_islands=options.pop("allow_float_islands"),
         cache_dir=None if no_cache else cache_dir or default_cache_dir(),
         **options,
     )

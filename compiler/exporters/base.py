@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from compiler.errors import Refusal
-from profiles.schema import Precision
+from profiles.schema import IntegerIO, Precision
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+ISLAND_REMEDY = "Replace it in the source, or allow it with --allow-float-islands."
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +21,15 @@ class ExportOptions:
     """What the artifact should be.
 
     ``precision`` FP32 and FP16 come with a float hub; INT8 comes with a quantized hub (see compiler/hub.py).
+    ``integer_io``: a TFLite file with integer activations has integer inputs and outputs (16 bits wide with int16 activations),
+    and no node may compute in float unless ``float_islands``; other formats and precisions ignore it.
     ``metadata`` is written into the artifact where the format has a place for it (deterministic values only).
     """
 
     precision: Precision
     deployment_target: str = "iOS17"
+    integer_io: IntegerIO | None = None
+    float_islands: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -51,7 +51,7 @@ QUANTIZERS.add_lazy("neural-compressor", "compiler.quantization.neural_compresso
 def quantize(
     model: ir.Model, dataset: Dataset, options: QuantizeOptions | None = None, progress: Progress | None = None
 ) -> Quantized:
-    """Quantize a float hub to int8.
+    """Quantize a float hub to int8 weights, with int8 or int16 activations.
 
     Args:
         model: a float hub; it is not modified.
@@ -65,7 +65,7 @@ def quantize(
         DataError: the options name unknown nodes.
     """
     options = options or QuantizeOptions()
-    wanted = analyse(model, options.keep_float).activations
+    wanted = analyse(model, options.keep_float, options.activations).activations
     calibration = collect(model, dataset, observer=options.observer, values=frozenset(wanted), progress=progress)
     spec = plan(model, calibration, options)
     LOGGER.info("%d of %d nodes in int8", len(spec.nodes) - len(spec.float_nodes), len(spec.nodes))

@@ -14,6 +14,7 @@ from runtimes.session import Array
 
 INT8_LEVELS: Final = 255  # steps between -128 and 127
 NARROW_MAX: Final = 127
+INT16_MAX: Final = 32767
 # |bias code| stays below this, which leaves int32 accumulators as much again for the products.
 BIAS_LIMIT: Final = float(2**30)
 # Scales below these mean "nothing but zero"; above them the product of two stays a normal float32 (more than 1.2e-38).
@@ -30,13 +31,16 @@ WEIGHT_METHODS: Registry[WeightMethod] = Registry(
 )
 
 
-def activation_params(low: float, high: float) -> QParams:
-    """int8 affine parameters that cover [low, high], widened to contain zero exactly.
+def activation_params(low: float, high: float, dtype: str = "int8") -> QParams:
+    """Parameters that cover [low, high], widened to contain zero exactly: affine in int8, symmetric in int16.
 
     scale = (high - low) / 255; zero_point = clip(rint(-128 - low / scale), -128, 127), ties to even.
     After ReLU (low = 0) the zero point is -128, which lets runtimes drop the ReLU.
     """
     low, high = min(low, 0.0), max(high, 0.0)
+    if dtype == "int16":
+        wide = np.float32(max(-low, high) / INT16_MAX)
+        return QParams(dtype, np.array([wide if wide >= SMALLEST_ACTIVATION_SCALE else 1.0 / INT16_MAX], np.float32))
     scale = np.float32((high - low) / INT8_LEVELS)
     if scale < SMALLEST_ACTIVATION_SCALE:  # nothing but zero was ever seen
         scale = np.float32(1.0 / INT8_LEVELS)
@@ -90,9 +94,9 @@ def _least_squares(rows: NDArray[np.float64], scale: NDArray[np.float64]) -> NDA
     return best
 
 
-def constant_params(values: Array) -> QParams:
-    """int8 affine parameters of a constant operand of an element-wise operator, per tensor."""
-    return activation_params(float(values.min(initial=0.0)), float(values.max(initial=0.0)))
+def constant_params(values: Array, dtype: str = "int8") -> QParams:
+    """Parameters of a constant operand of an element-wise operator, per tensor, as of an activation."""
+    return activation_params(float(values.min(initial=0.0)), float(values.max(initial=0.0)), dtype)
 
 
 def make_room_for_bias(bias: Array, scale_in: float, weight: QParams) -> tuple[QParams, list[int]]:

@@ -105,6 +105,10 @@ RULES: Final[dict[str, Rule]] = {
     "SpaceToDepth": _moves("[aeq] op_architecture_tests/space_to_depth"),
 }
 
+# With int16 activations: what [act], depth_to_space.cc and space_to_depth.cc refuse, and the one scale of all fixed outputs.
+NO_INT16: Final = frozenset({"Elu", "DepthToSpace", "SpaceToDepth"})
+FIXED_INT16: Final = (1 / 32768, 0)
+
 # Reasons that help more than "no rule".
 WHY_FLOAT: Final[dict[str, str]] = {
     "BatchNormalization": "fold it into the convolution before it (a clean-up pass does) and it disappears",

@@ -13,9 +13,14 @@ import numpy as np
 import onnx_ir as ir
 
 from compiler.errors import DataError
-from compiler.quantization.rules import RULES, WHY_FLOAT
+from compiler.quantization.rules import NO_INT16, RULES, WHY_FLOAT
 from compiler.quantization.spec import NodeDecision, NodePrecision
 from runtimes.session import Array
+
+NOT_FLOAT32 = "does not compute on float32 data"
+ALL_CONSTANT = "has constant inputs only; constant folding removes it"
+# Reasons under which a node that is not quantized does not compute in float either.
+NEVER_FLOAT = (NOT_FLOAT32, ALL_CONSTANT)
 
 
 @dataclass(slots=True)
@@ -31,12 +36,13 @@ class Structure:
         return decision is not None and decision.precision is NodePrecision.INT8
 
 
-def analyse(model: ir.Model, keep_float: Collection[str] = ()) -> Structure:
+def analyse(model: ir.Model, keep_float: Collection[str] = (), activations: str = "int8") -> Structure:
     """Decide every node's precision.
 
     Args:
         model: a float hub.
         keep_float: names of nodes to leave in float.
+        activations: "int8" or "int16".
 
     Raises:
         DataError: ``keep_float`` names a node that the model does not have.
@@ -51,7 +57,7 @@ def analyse(model: ir.Model, keep_float: Collection[str] = ()) -> Structure:
         )
     structure = Structure()
     for node in model.graph:
-        structure.decisions[name_of(node)] = _decide(node, name_of(node) in keep_float)
+        structure.decisions[name_of(node)] = _decide(node, name_of(node) in keep_float, activations)
     _follow_float(model, structure)
     _fuse(model, structure)
     structure.activations = _activations(model, structure)
@@ -81,8 +87,10 @@ def value_name(value: ir.Value) -> str:
     return value.name
 
 
-def _decide(node: ir.Node, keep: bool) -> NodeDecision:
+def _decide(node: ir.Node, keep: bool, activations: str) -> NodeDecision:
     reason = "asked for by keep_float" if keep else _objection(node)
+    if reason is None and activations == "int16" and node.op_type in NO_INT16:
+        reason = f"no target has an int16 kernel for {node.op_type}"
     if reason is not None:
         return NodeDecision(node.op_type, NodePrecision.FLOAT32, reason)
     return NodeDecision(node.op_type, NodePrecision.INT8, RULES[node.op_type].source)
@@ -96,9 +104,9 @@ def _objection(node: ir.Node) -> str | None:
         return f"no int8 rule for {node.op_type}" + (f": {why}" if why else "")
     values = [v for _, v in data_inputs(node)] + list(node.outputs)
     if any(v.dtype != ir.DataType.FLOAT for v in values):
-        return "does not compute on float32 data"
+        return NOT_FLOAT32
     if all(constant_of(v) is not None for _, v in data_inputs(node)):
-        return "has constant inputs only; constant folding removes it"
+        return ALL_CONSTANT
     if len(node.outputs) > 1 and node.op_type not in ("Split",) and any(o.uses() for o in node.outputs[1:]):
         return "its further outputs are used"
     check = _CHECKS.get(node.op_type)

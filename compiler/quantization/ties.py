@@ -12,7 +12,8 @@ from compiler.quantization.spec import QParams
 class Ties:
     """Groups of activations. A group has the union of its members' ranges, or parameters that a kernel prescribes."""
 
-    def __init__(self, ranges: Mapping[str, Range]) -> None:
+    def __init__(self, ranges: Mapping[str, Range], dtype: str = "int8") -> None:
+        self._dtype = dtype
         self._parent = {name: name for name in ranges}
         self._range = {name: (one.low, one.high) for name, one in ranges.items()}
         self._fixed: dict[str, QParams] = {}
@@ -45,7 +46,7 @@ class Ties:
 
     def params(self, name: str) -> QParams:
         root = self._root(name)
-        return self._fixed.get(root) or activation_params(*self._range[root])
+        return self._fixed.get(root) or activation_params(*self._range[root], self._dtype)
 
     def _conflict(self, a: str, b: str) -> str | None:
         fixed_a, fixed_b = self._fixed.get(a), self._fixed.get(b)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Whose kernels take int16 activations (with int8 weights). RELU_N1_TO_1, ELU, HARD_SWISH, ARG_MAX, DEPTH_TO_SPACE and
 # SPACE_TO_DEPTH do not. Source: the type checks in Prepare and Eval of LiteRT's kernels; ai-edge-litert 2.1 runs each of these.
 INT16_OPERATORS = frozenset(
-    "Conv ConvTranspose Gemm MatMul Add Sub Mul Relu Clip LeakyRelu PRelu HardSwish HardSigmoid GlobalAveragePool ReduceMean ReduceSum "
+    "Conv ConvTranspose Gemm MatMul Add Sub Mul Relu Clip LeakyRelu PRelu Gelu HardSwish HardSigmoid GlobalAveragePool ReduceMean ReduceSum "
     "Softmax Sigmoid Tanh MaxPool AveragePool GlobalMaxPool Resize Max Min ReduceMax ReduceMin Concat Reshape Flatten Squeeze "
     "Unsqueeze Identity Dropout Transpose Slice Split Pad Gather Expand Tile QuantizeLinear DequantizeLinear".split()
 )

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from compiler.decompose import settle
 from compiler.errors import Refusal, UnsupportedModel
 from compiler.exporters.base import ExportOptions, ExportResult
 from compiler.exporters.tflite import layout
 from compiler.exporters.tflite.context import LoweringContext, Unsupported, dtype_of, name_of, shape_of
+from compiler.exporters.tflite.interface import Port, input_port, islands, output_ports
 from compiler.exporters.tflite.table import TFLITE
-from compiler.exporters.tflite.tensors import Tensor, Weights
+from compiler.exporters.tflite.tensors import Weights
 from compiler.exporters.tflite.writer import MAX_FILE_BYTES, GraphWriter
 from profiles.schema import Precision
 from runtimes.artifact.files import write_atomic
@@ -30,7 +29,6 @@ _WEIGHTS = {
     Precision.INT8_DYNAMIC: Weights.HYBRID,
 }
 REPLACE = "Replace it in the source, or leave out this format with --format."
-Port = tuple[str, Tensor]
 
 
 @dataclass(slots=True)
@@ -73,6 +71,8 @@ def _settled(model: ir.Model, options: ExportOptions) -> _Lowered:
 
 def _lower(model: ir.Model, options: ExportOptions) -> _Lowered:
     importlib.import_module("compiler.exporters.tflite.ops")  # fills TFLITE
+    if not options.precision.needs_data:
+        options = replace(options, integer_io=None)
     weights = _WEIGHTS.get(options.precision, Weights.FOLDED)
     context = LoweringContext(GraphWriter(), float16=options.precision is Precision.FP16, weights=weights)
     lowered = _Lowered(context, [], [], [])
@@ -84,8 +84,8 @@ def _lower(model: ir.Model, options: ExportOptions) -> _Lowered:
             context.set_constant(value, value.const_value.numpy())
     for value in graph.inputs:
         try:
-            perm = layout.identity(len(shape_of(value)))
-            lowered.inputs.append((name_of(value), context.produce(value, perm)))
+            context.begin(name_of(value), "QuantizeLinear")
+            lowered.inputs.append(input_port(context, value, options))
         except Unsupported as error:
             lowered.refusals.append(_refusal(name_of(value), "input", error.reason, error.remedy))
     for node in graph:
@@ -94,8 +94,13 @@ def _lower(model: ir.Model, options: ExportOptions) -> _Lowered:
             lowered.refusals.append(refusal)
             _pretend(context, node)
     if not lowered.refusals:
-        lowered.outputs = _outputs(context, graph, {tensor.index for _, tensor in lowered.inputs})
-        lowered.refusals = _size_refusals(context)
+        taken = {tensor.index for _, tensor in lowered.inputs}
+        lowered.outputs = output_ports(context, graph, taken, options)
+        floating = islands(context, graph, lowered.inputs, lowered.outputs)
+        strict = options.integer_io is not None and not options.float_islands
+        lowered.refusals = _size_refusals(context) + (floating if strict else [])
+        if options.precision.needs_data:
+            _note_islands(context, floating)
     return lowered
 
 
@@ -130,21 +135,11 @@ def _pretend(context: LoweringContext, node: ir.Node) -> None:
             continue  # nodes that read it are passed over; this refusal stands for them
 
 
-def _outputs(context: LoweringContext, graph: ir.Graph, taken: set[int]) -> list[Port]:
-    """One tensor of its own per graph output, in the hub's order and type, under the hub's name."""
-    ports: list[Port] = []
-    for value in graph.outputs:
-        context.begin(name_of(value))
-        tensor = context.read(value, layout.identity(len(shape_of(value))))
-        if tensor.index in taken or tensor.data is not None:
-            copy = context.temporary(tensor.shape, tensor)
-            sizes = context.literal(np.asarray(tensor.shape, np.int32), "shape")
-            context.emit("RESHAPE", [tensor, sizes], [copy])
-            tensor = copy
-        taken.add(tensor.index)
-        context.writer.rename(tensor, name_of(value))
-        ports.append((name_of(value), tensor))
-    return ports
+def _note_islands(context: LoweringContext, floating: list[Refusal]) -> None:
+    nodes = [f"{r.op_type} {r.node}" for r in floating if r.op_type not in ("input", "output")]
+    if nodes:
+        more = f" and {len(nodes) - 8} more" if len(nodes) > 8 else ""
+        context.note(f"{len(nodes)} node(s) compute in float32: {', '.join(nodes[:8])}{more}")
 
 
 def _size_refusals(context: LoweringContext) -> list[Refusal]:

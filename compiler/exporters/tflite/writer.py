@@ -130,6 +130,18 @@ class GraphWriter:
         self._operators.append(operator)
         self.origins.append(self.origin)
 
+    def floating(self, types: Sequence[np.dtype[Any]]) -> list[str]:
+        """The nodes, each once, whose operators read or write a tensor of one of ``types`` and do not just convert it."""
+        codes = [code for code, _ in self._codes]
+        found: dict[str, None] = {}
+        for operator, origin in zip(self._operators, self.origins, strict=True):
+            if codes[operator.opcodeIndex] in ("QUANTIZE", "DEQUANTIZE"):
+                continue
+            touched = [*operator.inputs, *operator.outputs]
+            if any(index >= 0 and self._tensors[index].dtype in types for index in touched):
+                found[origin] = None
+        return list(found)
+
     def finish(
         self,
         inputs: Sequence[tuple[str, Tensor]],

@@ -18,6 +18,7 @@ SCHEMES: Registry[Scheme] = Registry(
     "integer precision",
     how_to_add="Add a function that follows Scheme and one line in compiler/quantization/schemes/__init__.py.",
 )
+SCHEMES.add_lazy(Precision.INT16X8.value, "compiler.quantization.schemes.sixteen", "int16x8")
 SCHEMES.add_lazy(Precision.INT8_WEIGHTS.value, "compiler.quantization.schemes.weights", "int8_weights")
 SCHEMES.add_lazy(Precision.INT8_DYNAMIC.value, "compiler.quantization.schemes.weights", "int8_weights")
 SCHEMES.add_lazy(Precision.INT4_WEIGHTS.value, "compiler.quantization.schemes.weights", "int4_weights")
