@@ -23,6 +23,7 @@ from compiler.gates import (
 from compiler.hostinfo import host_info
 from compiler.hub import Imported
 from compiler.hubfacts import hub_facts, hub_inputs, hub_outputs, semantics
+from compiler.io_layout import port_layouts
 from compiler.previous.predict import Update, predict_updates
 from compiler.progress import Progress
 from compiler.report.schema import ArtifactReport, Report
@@ -83,6 +84,7 @@ def conclude(
             plan.model,
             interface,
             semantics(shaped.floating, checked.truth.labels is not None),
+            port_layouts(shaped.floating),
             request.labels,
             artifacts,
             checked.truth,

@@ -30,6 +30,7 @@ def write_draft(
     model: str,
     interface: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]],
     semantics: Mapping[str, str | None],
+    layouts: Mapping[str, str],
     labels: tuple[str, ...] | None,
     artifacts: tuple[ArtifactReport, ...],
     truth: Truth,
@@ -38,7 +39,7 @@ def write_draft(
     """Write the self-test vectors and ``manifest.draft.json`` into ``folder``.
 
     ``interface``: the model's inputs and outputs with the batch dimension free where the hub allows it.
-    ``semantics``: "probabilities", "logits" or None per output name.
+    ``layouts``: "NCHW" or "NHWC" by input or output name. ``semantics``: "probabilities", "logits" or None per output name.
     """
     inputs, outputs = interface
     picked = _spread(truth)
@@ -54,8 +55,8 @@ def write_draft(
         "release": "draft",
         "sequence": 1,
         "created": "1970-01-01T00:00:00Z",
-        "inputs": [{"name": s.name, "dtype": s.dtype, "shape": list(s.shape)} for s in inputs],
-        "outputs": [_output(s, semantics.get(s.name), labels) for s in outputs],
+        "inputs": [_port(s, layouts) for s in inputs],
+        "outputs": [_output(s, layouts, semantics.get(s.name), labels) for s in outputs],
         "artifacts": [_artifact(a) for a in artifacts],
         "self_test": {
             "vectors": {"path": VECTORS_NAME, "size_bytes": vectors.stat().st_size, "sha256": sha256_file(vectors)},
@@ -67,8 +68,15 @@ def write_draft(
     write_atomic(folder / DRAFT_NAME, Manifest.model_validate(document).to_bytes())
 
 
-def _output(spec: TensorSpec, semantic: str | None, labels: tuple[str, ...] | None) -> dict[str, Any]:
-    output: dict[str, Any] = {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
+def _port(spec: TensorSpec, layouts: Mapping[str, str]) -> dict[str, Any]:
+    port: dict[str, Any] = {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
+    return port | ({"layout": layouts[spec.name]} if spec.name in layouts else {})
+
+
+def _output(
+    spec: TensorSpec, layouts: Mapping[str, str], semantic: str | None, labels: tuple[str, ...] | None
+) -> dict[str, Any]:
+    output = _port(spec, layouts)
     if semantic:
         output["semantic"] = semantic
     if labels and spec.shape and spec.shape[-1] == len(labels):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -23,6 +24,7 @@ from compiler.hub import Imported
 from compiler.hubfacts import hub_inputs
 from compiler.importers import import_model
 from compiler.importers.base import ImportOptions
+from compiler.io_layout import Layout, TurnedSession, channels_last, turned_dataset
 from compiler.progress import Progress, Silent
 from compiler.quantization.spec import NodePrecision
 from compiler.quantization.structure import NEVER_FLOAT, analyse
@@ -66,14 +68,24 @@ def _build_into(scratch: Path, request: BuildRequest, plan: Plan, progress: Prog
         imported = import_model(request.source, ImportOptions(batch=request.batch, allow_pickle=request.allow_pickle))
     with progress.stage("clean up"):
         hub = cleaned(imported.model, cache, scratch)
-    _refuse_early(hub, plan.variants)
     data = _load_data(request, imported)
+    if request.io_layout is Layout.NHWC:
+        hub, imported, data = _turn(hub, imported, data)
+    _refuse_early(hub, plan.variants)
     shaped = shape(hub, data.calibration, request, plan, cache, scratch, progress)
     result = scratch / "result"
     result.mkdir()
     exported = export_all(shaped, plan, result, cache, scratch, progress)
     checked = verify_all(exported, shaped, imported, data, progress)
     return conclude(result, request, plan, imported, shaped, data, exported, checked, progress)
+
+
+def _turn(hub: ir.Model, imported: Imported, data: Data) -> tuple[ir.Model, Imported, Data]:
+    """Hub, source and data with the channels of images last. Data is given in the source's layout."""
+    turned = channels_last(hub)
+    reference = TurnedSession(imported.reference, turned)
+    sets = [None if d is None else turned_dataset(d, turned.inputs) for d in (data.calibration, data.evaluation)]
+    return turned.model, replace(imported, reference=reference), Data(*sets)
 
 
 def _load_data(request: BuildRequest, imported: Imported) -> Data:

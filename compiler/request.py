@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compiler.errors import DataError, OutputExists
+from compiler.io_layout import Layout
 from compiler.naming import model_name
 from compiler.previous.find import PreviousRelease, find_previous
 from compiler.variants import Variant, plan_variants
@@ -24,6 +25,7 @@ class BuildRequest:
     ``prune`` is the share of channels to remove; ``max_drop`` accuracy points, over the profiles' own budgets.
     ``min_sqnr`` (dB) and ``min_agreement`` (a share) are gates; ``effort`` "high" climbs the whole rescue ladder.
     ``integer_io``: integer inputs and outputs of TFLite, all kernels on integers unless ``float_islands``.
+    ``io_layout`` NHWC puts the channels of images last; None leaves them as the source has them.
     ``previous``: where the release before is (compiler/previous/find.py); INT8 keeps its numbers. ``cache_dir`` None turns the
     stage cache off.
     """
@@ -47,6 +49,7 @@ class BuildRequest:
     previous: str | None = None
     integer_io: IntegerIO | None = None
     float_islands: bool = False
+    io_layout: Layout | None = None
     batch: int = 1
     allow_pickle: bool = False
     force: bool = False
@@ -72,9 +75,7 @@ def plan_build(request: BuildRequest) -> Plan:
         OutputExists: the output folder is not empty and ``force`` is not set.
     """
     profiles = tuple(load_profile(name) for name in request.profiles)
-    variants = plan_variants(
-        profiles, request.formats, request.precisions, request.integer_io, request.float_islands
-    )
+    variants = plan_variants(profiles, request.formats, request.precisions, request.integer_io, request.float_islands)
     if request.calibration is None:
         variants = _without_data(request, variants)
     if request.max_drop is not None and request.max_drop < 0:

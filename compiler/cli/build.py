@@ -81,7 +81,16 @@ PRECISIONS = ("fp32", "fp16", "int8", "int16x8", "int8-dynamic", "int8-weights",
     type=click.Choice(("int8", "uint8")),
     help="TFLite at int8 or int16x8 takes and gives integers (int16 at int16x8), and nothing in it computes in float.",
 )
-@click.option("--allow-float-islands", is_flag=True, help="With --integer-io: nodes without an integer kernel stay in float.")
+@click.option(
+    "--allow-float-islands", is_flag=True, help="With --integer-io: nodes without an integer kernel stay in float."
+)
+@click.option(
+    "--io-layout",
+    type=click.Choice(("source", "nhwc")),
+    default="source",
+    show_default=True,
+    help="nhwc: images go in and come out with channels last. Data is given in the source's layout.",
+)
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Batch size of the artifacts.")
 @click.option("--allow-pickle", is_flag=True, help="Load sources that can run code while loading.")
 @click.option("--force", is_flag=True, help="Replace an output folder that is not empty.")
@@ -112,6 +121,7 @@ def build(
     """
     from compiler.cache import default_cache_dir
     from compiler.cli.terminal import TerminalProgress
+    from compiler.io_layout import Layout
     from compiler.request import BuildRequest, plan_build
     from profiles.schema import Format, IntegerIO, Precision
 
@@ -122,6 +132,7 @@ def build(
         precisions=tuple(Precision(p) for p in options.pop("precisions")),
         labels=_read_labels(labels_file),
         integer_io=IntegerIO(integer_io) if integer_io else None,
+        io_layout=Layout.NHWC if options.pop("io_layout") == "nhwc" else None,
         float_islands=options.pop("allow_float_islands"),
         cache_dir=None if no_cache else cache_dir or default_cache_dir(),
         **options,

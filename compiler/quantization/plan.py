@@ -81,7 +81,9 @@ def plan(model: ir.Model, calibration: Calibration, options: QuantizeOptions | N
             continue
         weighted = RULES[node.op_type].kind is Kind.WEIGHTED
         constants += (
-            _weighted(node, activations, options, notes) if weighted else _operands(node, activations, options.activations)
+            _weighted(node, activations, options, notes)
+            if weighted
+            else _operands(node, activations, options.activations)
         )
     provenance: dict[str, Any] = {
         "calibration": {

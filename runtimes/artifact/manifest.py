@@ -60,11 +60,15 @@ class FileRef(_Open):
 
 
 class InputSpec(_Open):
-    """``range`` is the closed interval that every element must lie in; None means any finite value."""
+    """``range`` is the closed interval that every element must lie in; None means any finite value.
+
+    ``layout``: where an image's channels are, for inputs and outputs of rank 4.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
+    layout: Literal["NCHW", "NHWC"] | None = None
     range: tuple[Number, Number] | None = None
     preprocessing: dict[str, Any] | None = None
 
@@ -75,6 +79,7 @@ class OutputSpec(_Open):
     name: str
     dtype: str
     shape: tuple[int | None, ...]
+    layout: Literal["NCHW", "NHWC"] | None = None
     semantic: Literal["logits", "probabilities"] | None = None
     labels: tuple[str, ...] | None = None
 

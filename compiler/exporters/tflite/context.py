@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 
 # Whose kernels take int16 activations (with int8 weights). RELU_N1_TO_1, ELU, HARD_SWISH, ARG_MAX, DEPTH_TO_SPACE and
 # SPACE_TO_DEPTH do not. Source: the type checks in Prepare and Eval of LiteRT's kernels; ai-edge-litert 2.1 runs each of these.
-INT16_OPERATORS = frozenset(
-    "Conv ConvTranspose Gemm MatMul Add Sub Mul Relu Clip LeakyRelu PRelu Gelu HardSwish HardSigmoid GlobalAveragePool ReduceMean ReduceSum "
-    "Softmax Sigmoid Tanh MaxPool AveragePool GlobalMaxPool Resize Max Min ReduceMax ReduceMin Concat Reshape Flatten Squeeze "
-    "Unsqueeze Identity Dropout Transpose Slice Split Pad Gather Expand Tile QuantizeLinear DequantizeLinear".split()
-)
+# fmt: off
+INT16_OPERATORS = frozenset({
+    "Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "Relu", "Clip", "LeakyRelu", "PRelu", "Gelu",
+    "HardSwish", "HardSigmoid", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Softmax", "Sigmoid", "Tanh",
+    "MaxPool", "AveragePool", "GlobalMaxPool", "Resize", "Max", "Min", "ReduceMax", "ReduceMin", "Concat", "Reshape",
+    "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Transpose", "Slice", "Split", "Pad", "Gather",
+    "Expand", "Tile", "QuantizeLinear", "DequantizeLinear",
+})
+# fmt: on
 # Below this a float16 constant with its DEQUANTIZE operator and second tensor takes more bytes than float32.
 FLOAT16_MIN_ELEMENTS = 64
 # Outputs of a fused activation, by ActivationFunctionType in the schema.

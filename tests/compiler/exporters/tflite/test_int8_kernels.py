@@ -14,11 +14,12 @@ from tests.compiler.exporters.tflite.support import export, hub, ops_in, referen
 pytest.importorskip("ai_edge_litert")
 
 HEAD = '<ir_version: 10, opset_import: ["": 21]> g (float[1,4,6,6] x) => (float[1,%d,%d,%d] y) '
-WEIGHTS = "float[4] sk = {0.004, 0.002, 0.003, 0.005}, int8[4] zk = {0, 0, 0, 0}, int64[2] ax = {2, 3}, int64[4] sizes = {1, 4, 12, 12}"
+WEIGHTS = """float[4] sk = {0.004, 0.002, 0.003, 0.005}, int8[4] zk = {0, 0, 0, 0},
+ int64[2] ax = {2, 3}, int64[4] sizes = {1, 4, 12, 12}>"""
 SCALES = {
-    8: "<float sx = {0.02}, int8 zx = {3}, float sw = {0.01}, int8 zw = {-5}, float sy = {0.03}, int8 zy = {-7}, %s>" % WEIGHTS,
-    16: "<float sx = {0.00008}, int16 zx = {0}, float sw = {0.00004}, int16 zw = {0}, float sy = {0.00012}, int16 zy = {0}, %s>"
-    % WEIGHTS,
+    8: "<float sx = {0.02}, int8 zx = {3}, float sw = {0.01}, int8 zw = {-5}, float sy = {0.03}, int8 zy = {-7}, ",
+    16: "<float sx = {0.00008}, int16 zx = {0}, float sw = {0.00004}, int16 zw = {0}, "
+    "float sy = {0.00012}, int16 zy = {0}, ",
 }
 STEP = {8: 0.03, 16: 0.00012}
 QX = "qx = QuantizeLinear(x, sx, zx) dx = DequantizeLinear(qx, sx, zx) "
@@ -54,7 +55,7 @@ BODIES = {
     "max": ("m = MaxPool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(dx) r = Max(dx, m)", (4, 6, 6), "MAXIMUM"),
     "matmul": ("t = Transpose<perm = [0, 1, 3, 2]>(dx) r = MatMul(dx, t)", (4, 6, 6), "BATCH_MATMUL"),
     "resize": (
-        "r = Resize<mode = \"linear\">(dx, , , sizes)",
+        'r = Resize<mode = "linear">(dx, , , sizes)',
         (4, 12, 12),
         "RESIZE_BILINEAR",
     ),
@@ -91,6 +92,7 @@ def test_within_one_step(tmp_path: Path, name: str, bits: int) -> None:
     source = text(
         HEAD % shape
         + SCALES[bits]
+        + WEIGHTS
         + " {"
         + QX
         + body.replace("lo = Constant<value_float: float = -10.0>()", "").replace("Clip(dx, lo)", "Clip(dx, low)")
