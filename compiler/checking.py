@@ -12,7 +12,7 @@ import onnx_ir as ir
 from compiler.calibration.dataset import Dataset
 from compiler.hub import Imported
 from compiler.hub_session import open_hub
-from compiler.hubfacts import hub_inputs, index_limit, output_scales
+from compiler.hubfacts import hub_inputs, index_limit, output_scales, quantized_range
 from compiler.progress import Progress
 from compiler.request import Data
 from compiler.stages import Exported, Shaped
@@ -24,6 +24,9 @@ from runtimes.session import Array, TensorSpec, run_dataset
 
 EVALUATION_LIMIT = 4096  # samples executed per artifact; the reference evaluator sets the pace
 RANDOM_SAMPLES = 8
+QUANTIZED_RANDOM_SAMPLES = (
+    64  # of a source that came quantized: its artifacts are compared step by step, which needs more
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +72,13 @@ def _verify(item: Exported, truth: Truth) -> Verified:
 def _truth(imported: Imported, evaluation: Dataset | None, hub: ir.Model) -> tuple[Truth, str]:
     batch = _batch(hub)
     if evaluation is None:
-        feeds = {spec.name: _random(spec, index_limit(hub, spec.name)) for spec in hub_inputs(hub)}
-        return Truth(
-            feeds, run_dataset(imported.reference, feeds, batch), None
-        ), f"{RANDOM_SAMPLES} random samples (seed 0)"
+        ranges = {spec.name: quantized_range(imported.model, spec.name) for spec in hub_inputs(hub)}
+        samples = QUANTIZED_RANDOM_SAMPLES if any(ranges.values()) else RANDOM_SAMPLES
+        feeds = {
+            spec.name: _random(spec, samples, index_limit(hub, spec.name), ranges[spec.name])
+            for spec in hub_inputs(hub)
+        }
+        return Truth(feeds, run_dataset(imported.reference, feeds, batch), None), f"{samples} random samples (seed 0)"
     feeds = {name: array[:EVALUATION_LIMIT] for name, array in evaluation.feeds.items()}
     labels = evaluation.labels[:EVALUATION_LIMIT] if evaluation.labels is not None else None
     outputs = run_dataset(imported.reference, feeds, batch)
@@ -85,9 +91,12 @@ def _batch(hub: ir.Model) -> int | None:
     return next((spec.shape[0] for spec in hub_inputs(hub) if spec.shape), None)
 
 
-def _random(spec: TensorSpec, limit: int) -> Array:
+def _random(spec: TensorSpec, samples: int, limit: int, within: tuple[float, float] | None) -> Array:
+    """Standard normal floats, or evenly spread where the source says in which range; integers below ``limit``."""
     rng = np.random.default_rng(0)
-    size = (RANDOM_SAMPLES * (spec.shape[0] or 1) if spec.shape else 1, *(d or 1 for d in spec.shape[1:]))
+    size = (samples * (spec.shape[0] or 1) if spec.shape else 1, *(d or 1 for d in spec.shape[1:]))
+    if within is not None:
+        return rng.uniform(*within, size).astype(spec.dtype)
     if np.issubdtype(np.dtype(spec.dtype), np.floating):
         return rng.standard_normal(size).astype(spec.dtype)
     return rng.integers(0, limit, size).astype(spec.dtype)

@@ -193,7 +193,7 @@ def _data_facts(data: Data) -> dict[str, Any]:
 
 def _warnings(request: BuildRequest, plan: Plan, data: Data) -> tuple[str, ...]:
     warnings = []
-    if request.calibration is None and not request.profiles and not request.precisions:
+    if request.calibration is None and not (request.profiles or request.precisions or plan.already):
         warnings.append("INT8 was left out: it needs --calibration DATA.")
     if data.evaluation is None:
         warnings.append("Nothing but random inputs was compared: give --evaluate DATA to measure accuracy.")

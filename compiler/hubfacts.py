@@ -41,6 +41,20 @@ def output_scales(quantized: ir.Model) -> dict[str, float]:
     return scales
 
 
+def quantized_range(model: ir.Model, name: str) -> tuple[float, float] | None:
+    """The real numbers that a graph input can tell apart, where it is quantized at once; None for others."""
+    value = next(v for v in model.graph.inputs if v.name == name)
+    node = next((use.node for use in value.uses() if use.node.op_type == "QuantizeLinear"), None)
+    if node is None:
+        return None
+    scale, point = (node.inputs[i] for i in (1, 2))
+    if scale is None or scale.const_value is None or point is None or point.const_value is None:
+        return None
+    zero, step = point.const_value.numpy(), float(scale.const_value.numpy())
+    limits = np.iinfo(zero.dtype)
+    return (limits.min - int(zero)) * step, (limits.max - int(zero)) * step
+
+
 def semantics(model: ir.Model, labelled: bool) -> dict[str, str | None]:
     """What each output means: probabilities after a Softmax or Sigmoid, logits where the data has labels."""
     found: dict[str, str | None] = {}

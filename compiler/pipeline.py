@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,7 +70,7 @@ def _build_into(scratch: Path, request: BuildRequest, plan: Plan, progress: Prog
     data = _load_data(request, imported)
     if request.io_layout is Layout.NHWC:
         hub, imported, data = _turn(hub, imported, data)
-    _refuse_early(hub, plan.variants)
+    _refuse_early(hub, plan)
     shaped = shape(hub, data.calibration, request, plan, cache, scratch, progress)
     result = scratch / "result"
     result.mkdir()
@@ -95,13 +94,13 @@ def _load_data(request: BuildRequest, imported: Imported) -> Data:
     return Data(calibration, evaluation)
 
 
-def _refuse_early(hub: ir.Model, variants: Sequence[Variant]) -> None:
+def _refuse_early(hub: ir.Model, plan: Plan) -> None:
     """List what every format refuses, before calibration or any other long work starts. Raises UnsupportedModel."""
     refusals: list[Refusal] = []
-    for fmt in dict.fromkeys(v.format for v in variants):
-        variant = next(v for v in variants if v.format is fmt)
-        refusals += EXPORTERS.get(fmt.value).check(hub, export_options(variant, Precision.FP32))
-    for variant in variants:
+    for fmt in dict.fromkeys(v.format for v in plan.variants):
+        variant = next(v for v in plan.variants if v.format is fmt)
+        refusals += EXPORTERS.get(fmt.value).check(hub, export_options(variant, plan.already or Precision.FP32))
+    for variant in () if plan.already else plan.variants:
         if variant.integer_io is not None and not variant.float_islands:
             refusals += _float_nodes(hub, variant)
     if refusals:

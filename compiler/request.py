@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compiler.errors import DataError, OutputExists
+from compiler.importers.quantized import source_precision
 from compiler.io_layout import Layout
 from compiler.naming import model_name
 from compiler.previous.find import PreviousRelease, find_previous
@@ -64,6 +65,7 @@ class Plan:
     profiles: tuple[Profile, ...]
     variants: tuple[Variant, ...]
     previous: PreviousRelease | None = None
+    already: Precision | None = None  # what the source itself is quantized to
 
 
 def plan_build(request: BuildRequest) -> Plan:
@@ -75,8 +77,12 @@ def plan_build(request: BuildRequest) -> Plan:
         OutputExists: the output folder is not empty and ``force`` is not set.
     """
     profiles = tuple(load_profile(name) for name in request.profiles)
-    variants = plan_variants(profiles, request.formats, request.precisions, request.integer_io, request.float_islands)
-    if request.calibration is None:
+    already = source_precision(request.source)
+    wanted = (already,) if already and not request.precisions else request.precisions
+    variants = plan_variants(profiles, request.formats, wanted, request.integer_io, request.float_islands)
+    if already:
+        _check_quantized_source(request, already, variants)
+    elif request.calibration is None:
         variants = _without_data(request, variants)
     if request.max_drop is not None and request.max_drop < 0:
         raise DataError(f"--max-drop is {request.max_drop:g}.", remedy="Give the points that may be lost, 0 or more.")
@@ -89,7 +95,30 @@ def plan_build(request: BuildRequest) -> Plan:
         raise DataError("Pruning repairs its consumers on calibration data.", remedy="Give --calibration DATA.")
     _check_output(request)
     name = request.name or model_name(request.source)
-    return Plan(name, profiles, variants, find_previous(request.previous, name) if request.previous else None)
+    previous = find_previous(request.previous, name) if request.previous else None
+    return Plan(name, profiles, variants, previous, already)
+
+
+def _check_quantized_source(request: BuildRequest, already: Precision, variants: tuple[Variant, ...]) -> None:
+    """A quantized source is lowered as it is. Raises DataError where the request asks for anything else."""
+    others = [v.precision.value for v in variants if v.precision is not already]
+    if others:
+        raise DataError(
+            f"{request.source} is quantized to {already.value} already; {others[0]} cannot be made from it.",
+            remedy=f"Give the float model, or take --precision {already.value}.",
+        )
+    changes = (
+        ("--prune", request.prune),
+        ("--previous", request.previous),
+        ("--effort high", request.effort == "high"),
+        ("--observer", request.observer),
+    )
+    asked = [option for option, value in changes if value]
+    if asked:
+        raise DataError(
+            f"{asked[0]} changes the numbers of a model, and {request.source} is quantized to {already.value} already.",
+            remedy="Give the float model, or leave the option out.",
+        )
 
 
 def _without_data(request: BuildRequest, variants: tuple[Variant, ...]) -> tuple[Variant, ...]:

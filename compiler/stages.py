@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from compiler.hubfacts import digest_of
 from compiler.passes import clean_up
 from compiler.passes.serialize import from_bytes, to_bytes
 from compiler.progress import Progress
+from compiler.quantization.unquantize import float_twin
 from compiler.request import BuildRequest, Plan
 from compiler.shaping import prune_stage, quantize_stage, scheme_stage
 from compiler.variants import Variant
@@ -83,7 +85,9 @@ def shape(
     scratch: Path,
     progress: Progress,
 ) -> Shaped:
-    """Prune and quantize as asked."""
+    """Prune and quantize as asked; a source that is quantized already is taken as it is."""
+    if plan.already is not None:
+        return _as_it_is(hub, plan.already)
     prune_report: dict[str, Any] | None = None
     if request.prune:
         assert calibration is not None
@@ -100,6 +104,20 @@ def shape(
             model, schemes[precision.value] = scheme_stage(hub, calibration, precision, plan, cache, scratch, progress)
         quantized[precision], digests[precision.value] = model, digest_of(model)
     return Shaped(hub, quantized, digests, prune_report, quantization, schemes)
+
+
+def _as_it_is(hub: ir.Model, precision: Precision) -> Shaped:
+    twin = float_twin(hub)
+    digests = {"float": digest_of(twin), precision.value: digest_of(hub)}
+    count = Counter(node.op_type for node in hub.graph)
+    section = {
+        "scheme": f"{precision.value}, with the numbers of the source",
+        "quantized_activations": count["QuantizeLinear"],
+        "quantized_constants": count["DequantizeLinear"] - count["QuantizeLinear"],
+        "notes": [],
+        "nodes_float": {},
+    }
+    return Shaped(twin, {precision: hub}, digests, None, None, {precision.value: section})
 
 
 def export_all(

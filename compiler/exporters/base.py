@@ -28,9 +28,9 @@ class ExportOptions:
 
     precision: Precision
     deployment_target: str = "iOS17"
+    metadata: Mapping[str, str] = field(default_factory=dict)
     integer_io: IntegerIO | None = None
     float_islands: bool = False
-    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,14 @@ from compiler.errors import Refusal, SourceError, UnsupportedModel
 from compiler.hub import HUB_IR_VERSION, HUB_OPSET
 from compiler.importers.base import ImportOptions
 from compiler.importers.newer_operators import lower_newer_operators
+from compiler.importers.quantized import is_known, is_quantized, to_pairs
 from compiler.importers.unroll import unroll
 from compiler.passes import clean_up
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
-_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul")
 _POOLS = ("AveragePool", "MaxPool", "LpPool")
-# Functions that are inlined at import: onnx infers no shape for their results.
-_INLINED = ("MeanVarianceNormalization", "GroupNormalization")
+# Functions that are inlined at import: onnx infers no shape for their results, or no format has the operator.
+_INLINED = ("MeanVarianceNormalization", "GroupNormalization", "DynamicQuantizeLinear")
 _OTHER_FLOATS = (ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
 
 
@@ -30,12 +30,14 @@ def to_hub(proto: onnx.ModelProto, options: ImportOptions) -> ir.Model:
 
     Raises:
         SourceError: free dimensions remain, or the opset cannot be converted.
-        UnsupportedModel: operators of other domains, quantized operators, other float types, data-dependent shapes.
+        UnsupportedModel: operators of other domains, other float types, data-dependent shapes.
     """
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
     _refuse([*_foreign_operators(proto)])
     _drop_weight_inputs(proto)
+    if is_quantized(proto):
+        proto = to_pairs(proto)
     fix_input_shapes(proto, options)
     proto = _inline_functions(proto)
     model = clean_up(ir.from_proto(_drop_windows_in_padding(unroll(_convert_opset(proto)))))
@@ -185,6 +187,8 @@ def _foreign_operators(proto: onnx.ModelProto) -> Iterator[Refusal]:
     opset = next((o.version for o in proto.opset_import if o.domain in _DEFAULT_DOMAINS), 0)
     for node in _nodes(proto.graph):
         if node.domain not in _DEFAULT_DOMAINS:
+            if is_known(node):
+                continue
             reason = f"it belongs to the domain {node.domain!r}, not to the ONNX standard"
             yield Refusal(node.name or node.output[0], node.op_type, reason, "import")
         elif node.op_type == "Scan" and opset < 9:
@@ -192,10 +196,6 @@ def _foreign_operators(proto: onnx.ModelProto) -> Iterator[Refusal]:
             yield Refusal(
                 node.name or node.output[0], "Scan", reason, "import", "Export the model with opset 9 or newer."
             )
-        elif node.op_type in _QUANTIZED:
-            reason = "the source is quantized already"
-            remedy = "Give the float model; edgewright quantizes it."
-            yield Refusal(node.name or node.output[0], node.op_type, reason, "import", remedy)
 
 
 def _unfit_values(model: ir.Model) -> Iterator[Refusal]:

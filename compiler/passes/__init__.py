@@ -16,8 +16,10 @@ _MAX_ROUNDS = 50  # the deepest real net needed four; more means that two rewrit
 def clean_up(model: ir.Model) -> ir.Model:
     """Return the canonical hub form of ``model``, which stays as it is. The same input gives the same bytes.
 
+    Quantized constants keep their codes: a DequantizeLinear is never folded into floats.
+
     Args:
-        model: a float model with exactly opset HUB_OPSET of the default domain and static input shapes.
+        model: a model with exactly opset HUB_OPSET of the default domain and static input shapes.
 
     Raises:
         SourceError: the model is inconsistent (shapes contradict, onnxsim fails).
@@ -25,6 +27,7 @@ def clean_up(model: ir.Model) -> ir.Model:
         ValueError: the model is at another opset; importers convert it first.
     """
     from compiler.hub import HUB_IR_VERSION, HUB_OPSET
+    from compiler.passes.codes import feed_codes, restore_codes
     from compiler.passes.serialize import from_bytes, to_bytes
 
     if model.opset_imports.get("") != HUB_OPSET:
@@ -32,6 +35,7 @@ def clean_up(model: ir.Model) -> ir.Model:
     count = model.graph.num_nodes()
     model = from_bytes(to_bytes(model))
     model.ir_version = HUB_IR_VERSION
+    model, codes = feed_codes(model)
     model, _ = run_pipeline("prepare", model)
     for _ in range(_MAX_ROUNDS):
         model, modified = run_pipeline("rewrite", model)
@@ -40,6 +44,7 @@ def clean_up(model: ir.Model) -> ir.Model:
     else:
         raise AssertionError(f"the rewrites did not settle in {_MAX_ROUNDS} rounds")
     model, _ = run_pipeline("finish", model)
+    restore_codes(model, codes)
     log.info("clean-up: %d nodes became %d", count, model.graph.num_nodes())
     return model
 
