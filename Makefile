@@ -1,7 +1,7 @@
 # Thin wrappers over plain commands; README.md shows them for those without make.
 PYTHON ?= python3.11
 
-.PHONY: demo test lint clean
+.PHONY: demo test tools lint clean
 
 .venv/.ready: requirements/lock.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -17,7 +17,14 @@ lint: .venv/.ready
 	.venv/bin/ruff check --no-cache .
 	.venv/bin/mypy
 
-test: .venv/.ready lint
+# Debian packages that tests use and skip without (requirements/debian.txt); installed where that is possible.
+tools:
+	@for tool in $$(cat requirements/debian.txt); do \
+	  command -v $$tool >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	  apt-get install -qq -y --no-install-recommends $$tool >/dev/null; } || echo "$$tool is missing: its tests are skipped"; \
+	done
+
+test: .venv/.ready tools lint
 	.venv/bin/python -m pytest -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=80
 
 clean:
