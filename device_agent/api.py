@@ -72,12 +72,12 @@ def infer_file(config: AgentConfig, model: str | None, inputs: Path, output: Pat
 def update_and_report(
     config: AgentConfig, *, models: tuple[str, ...] = (), dry_run: bool = False
 ) -> list[UpdateResult]:
-    """``update_all``, with an event in the spool for everything that was activated or rejected."""
+    """``update_all``, with an event in the spool for everything that was activated, rejected or left."""
     spool = Spool(config.data_dir / "spool.db", max_bytes=config.telemetry.spool_bytes)
     telemetry = Telemetry(spool)
 
     def report(result: UpdateResult) -> None:
-        if result.outcome in ("activated", "rejected"):
+        if result.outcome in ("activated", "rejected", "revoked"):
             telemetry.event(
                 f"release.{result.outcome}",
                 severity="info" if result.outcome == "activated" else "error",

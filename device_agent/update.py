@@ -37,7 +37,7 @@ from runtimes.errors import DeltaError, StorageError
 from runtimes.registry import RUNTIMES
 
 log = logging.getLogger(__name__)
-Outcome = Literal["current", "planned", "activated", "rejected"]
+Outcome = Literal["current", "planned", "activated", "rejected", "revoked"]
 TRUST_FOLDER = "trust"
 
 
@@ -109,6 +109,8 @@ class ModelUpdater:
         start = time.monotonic()
         state = self.store.recover()
         plan = self.plan(state)
+        if plan.entry is None and (revoked := self._revocation(state.active)) is not None:
+            return self._leave(state, revoked, dry_run=dry_run)
         if plan.entry is None:
             return UpdateResult(self.model.name, "current", _release(state), plan.reason)
         if dry_run:
@@ -120,6 +122,27 @@ class ModelUpdater:
             shutil.rmtree(self.store.downloads, ignore_errors=True)
             raise
         return UpdateResult(**{**_fields(result), "duration_s": round(time.monotonic() - start, 3)})
+
+    def _revocation(self, ref: SlotRef | None) -> str | None:
+        """Why the publisher withdrew a release that this device holds; None if it did not."""
+        index = self._trust.index(self.config.channel, self.model.name)
+        entries = [e for e in index.releases if ref is not None and e.manifest_sha256 == ref.manifest_sha256]
+        return entries[0].rollout.revoked if entries else None
+
+    def _leave(self, state: State, reason: str, *, dry_run: bool) -> UpdateResult:
+        """Return from a revoked release to the one before it; without one, a model that answers beats none."""
+        assert state.active is not None
+        said = f"release {state.active.release} is revoked ({reason})"
+        if state.previous is None or self._revocation(state.previous) is not None:
+            log.error("%s: %s, and there is no way back; it stays until a newer one comes", self.model.name, said)
+            return UpdateResult(
+                self.model.name, "current", _release(state), f"{said}, and there is no way back: a newer one is awaited"
+            )
+        if dry_run:
+            return UpdateResult(self.model.name, "planned", state.previous.release, said)
+        after = roll_back(self.store, said)
+        log.error("%s: %s; returned to %s", self.model.name, said, _release(after))
+        return UpdateResult(self.model.name, "revoked", _release(after), said)
 
     # --- plan ----------------------------------------------------------------------------------------------------
 

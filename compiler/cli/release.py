@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from compiler.cli.keys import json_option, print_json, signing, signing_options
+from compiler.cli.release_manage import diff, prune, revoke, rotate
 from profiles.units import format_bytes
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ def show(repo: Path, as_json: bool) -> None:
 
 def _print_release(item: ReleaseSummary) -> None:
     state = "halted" if item.halted else f"{item.percent:g} %"
+    state = f"revoked: {item.revoked}" if item.revoked else state
     click.echo(f"{item.channel}/{item.model} {item.release} (sequence {item.sequence}, {item.created}, {state})")
     for artifact in item.artifacts:
         size = format_bytes(artifact.size_bytes)
@@ -253,3 +255,7 @@ def simulate(repo: Path, channel: str, model: str, devices: int, percent: float 
         return
     for release, count in found.devices_by_release.items():
         click.echo(f"{release or 'no release':20} {count:>10,}  {100 * count / devices:6.2f} %")
+
+
+for _command in (revoke, prune, diff, rotate):
+    release.add_command(_command)

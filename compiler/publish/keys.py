@@ -102,7 +102,7 @@ def signers_for(
         PublishTrustError: key files are there, but the repository does not trust them for this role.
         ExtraMissing: a signer URI needs a package that is not installed.
     """
-    found: list[Signer] = [_load(path, password) for path in _key_files(keys, role)]
+    found: list[Signer] = [_load(path, password) for path in key_files(keys, role)]
     found += _by_uri(keys / f"{role}.uri", trusted)
     fitting = [signer for signer in found if signer.public_key.keyid in trusted]
     if len(fitting) >= threshold:
@@ -115,7 +115,8 @@ def signers_for(
     raise PublishError(f"{keys} has no key for the role {role!r}.", remedy=f"Put {role}.pem or {role}.uri there.")
 
 
-def _key_files(keys: Path, role: str) -> Iterator[Path]:
+def key_files(keys: Path, role: str) -> Iterator[Path]:
+    """The key files of a role."""
     if (keys / f"{role}.pem").exists():
         yield keys / f"{role}.pem"
     # "stable-*" would also find the key of a channel called "stable-eu": only numbers count.

@@ -121,9 +121,9 @@ def publish(
         repository = load(repo)
         targets = repository.channel(channel)
         draft = read_draft(build)
-        index = _index(repository, targets, channel, draft.model)
+        index = index_of(repository, targets, channel, draft.model)
         _check_release(index, release)
-        staging = _Staging(repository, targets, Path(scratch))
+        staging = Staging(repository, targets, Path(scratch))
         prefix = f"{channel}/{draft.model}"
         manifest = _final(draft, build, release, _next_sequence(index), signing.seconds, staging)
         files = [staging.add(f"{prefix}/{release}/{path}", source) for path, source in staging.sources(manifest)]
@@ -139,7 +139,7 @@ def publish(
         )
         updated = index.model_copy(update={"releases": (*index.releases, entry)})
         staging.add_bytes(index_path(channel, draft.model), updated.to_bytes())
-        _commit(repository, [channel], signing)
+        commit_changes(repository, [channel], signing)
     expires = repository.timestamp.signed.expires.isoformat().replace("+00:00", "Z")
     return Published(channel, draft.model, release, manifest.sequence, tuple(files), tuple(deltas), expires)
 
@@ -164,19 +164,14 @@ def set_rollout(
     with locked(repo), tempfile.TemporaryDirectory(prefix="edgewright-publish-") as scratch:
         repository = load(repo)
         targets = repository.channel(channel)
-        index = _index(repository, targets, channel, model)
-        entry = next((e for e in index.releases if e.release == release), None)
-        if entry is None:
-            known = ", ".join(e.release for e in index.releases) or "none"
-            raise PublishError(
-                f"{channel}/{model} has no release {release!r}; it has {known}.", remedy="Choose one of these."
-            )
+        index = index_of(repository, targets, channel, model)
+        entry = entry_of(index, release)
         changes = {k: v for k, v in {"percent": percent, "halted": halted}.items() if v is not None}
         changed = entry.model_copy(update={"rollout": entry.rollout.model_copy(update=changes)})
         releases = tuple(changed if e is entry else e for e in index.releases)
-        staging = _Staging(repository, targets, Path(scratch))
+        staging = Staging(repository, targets, Path(scratch))
         staging.add_bytes(index_path(channel, model), index.model_copy(update={"releases": releases}).to_bytes())
-        _commit(repository, [channel], signing)
+        commit_changes(repository, [channel], signing)
     return changed.rollout
 
 
@@ -184,11 +179,12 @@ def refresh(repo: Path, signing: Signing, *, everything: bool = False) -> dateti
     """Sign snapshot and timestamp anew (``everything``: targets and channels too) and return the timestamp's new expiry."""
     with locked(repo):
         repository = load(repo)
-        _commit(repository, ["targets", *repository.channels] if everything else [], signing)
+        commit_changes(repository, ["targets", *repository.channels] if everything else [], signing)
     return repository.timestamp.signed.expires
 
 
-def _commit(repository: Repository, changed: list[str], signing: Signing) -> None:
+def commit_changes(repository: Repository, changed: list[str], signing: Signing) -> None:
+    """Sign and write the changed channels as ``signing`` says. Raises what ``repository.commit`` raises."""
     commit(
         repository,
         changed,
@@ -201,11 +197,23 @@ def _commit(repository: Repository, changed: list[str], signing: Signing) -> Non
         log.warning("the timestamp expired at its signing, because SOURCE_DATE_EPOCH is so old; devices will refuse it")
 
 
-def _index(repository: Repository, targets: Targets, channel: str, model: str) -> ReleaseIndex:
+def index_of(repository: Repository, targets: Targets, channel: str, model: str) -> ReleaseIndex:
+    """The releases of a model in a channel; empty where it has none. Raises PublishTrustError, ManifestError."""
     target = targets.targets.get(index_path(channel, model))
     if target is None:
         return ReleaseIndex(channel=channel, model=model, releases=())
     return read_index(repository.read_target(target))
+
+
+def entry_of(index: ReleaseIndex, release: str) -> IndexEntry:
+    """Raises PublishError if there is no such release."""
+    entry = next((e for e in index.releases if e.release == release), None)
+    if entry is None:
+        known = ", ".join(e.release for e in index.releases) or "none"
+        raise PublishError(
+            f"{index.channel}/{index.model} has no release {release!r}; it has {known}.", remedy="Choose one of these."
+        )
+    return entry
 
 
 def _check_release(index: ReleaseIndex, release: str) -> None:
@@ -222,7 +230,7 @@ def _next_sequence(index: ReleaseIndex) -> int:
     return max((entry.sequence for entry in index.releases), default=0) + 1
 
 
-class _Staging:
+class Staging:
     """Measures files, writes them to their final, digest-named places and lists them in the channel's targets."""
 
     def __init__(self, repository: Repository, targets: Targets, scratch: Path) -> None:
@@ -259,7 +267,7 @@ class _Staging:
         return self.add(path, file)
 
 
-def _final(draft: Manifest, build: Path, release: str, sequence: int, now: int, staging: _Staging) -> Manifest:
+def _final(draft: Manifest, build: Path, release: str, sequence: int, now: int, staging: Staging) -> Manifest:
     """The manifest as it will be signed: final paths and digests, sequence, date, documents."""
     artifacts = tuple(_final_artifact(draft, artifact, build, staging) for artifact in draft.artifacts)
     for ref in (draft.self_test.vectors, *draft.documents.values()):
@@ -280,7 +288,7 @@ def _final(draft: Manifest, build: Path, release: str, sequence: int, now: int, 
     return manifest.model_copy(update={"documents": {**draft.documents, **refs}})
 
 
-def _final_artifact(draft: Manifest, artifact: ArtifactRef, build: Path, staging: _Staging) -> ArtifactRef:
+def _final_artifact(draft: Manifest, artifact: ArtifactRef, build: Path, staging: Staging) -> ArtifactRef:
     path = final_path(draft, artifact)
     if artifact.archive is None:
         staging.source(path, build / artifact.path)
@@ -292,7 +300,7 @@ def _final_artifact(draft: Manifest, artifact: ArtifactRef, build: Path, staging
     return artifact.model_copy(update=changes)
 
 
-def _document(name: str, data: bytes, staging: _Staging) -> FileRef:
+def _document(name: str, data: bytes, staging: Staging) -> FileRef:
     file = staging.scratch_file()
     file.write_bytes(data)
     path = f"documents/{name}.json"
@@ -301,7 +309,7 @@ def _document(name: str, data: bytes, staging: _Staging) -> FileRef:
 
 
 def _deltas(
-    staging: _Staging, index: ReleaseIndex, manifest: Manifest, prefix: str, count: int
+    staging: Staging, index: ReleaseIndex, manifest: Manifest, prefix: str, count: int
 ) -> Iterator[PublishedDelta]:
     """Deltas from the artifacts of the last ``count`` releases; one that is not smaller than the full file is dropped."""
     for entry in reversed(index.releases[-count:] if count > 0 else ()):
@@ -322,7 +330,7 @@ def _replaces(new: ArtifactRef, old: ArtifactRef) -> bool:
 
 
 def _delta(
-    staging: _Staging, prefix: str, base_release: str, base: ArtifactRef, artifact: ArtifactRef
+    staging: Staging, prefix: str, base_release: str, base: ArtifactRef, artifact: ArtifactRef
 ) -> Iterator[PublishedDelta]:
     channel, model = prefix.split("/")
     path = delta_path(channel, model, base.sha256, artifact.sha256)

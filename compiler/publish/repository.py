@@ -327,8 +327,12 @@ def commit(
     password: str | None,
     now: int,
     lifetimes: Lifetimes,
+    also: Mapping[str, Mapping[str, Key]] | None = None,
 ) -> None:
     """Raise versions and expiry of ``changed`` roles, snapshot and timestamp, sign, and write; timestamp.json comes last.
+
+    Args:
+        also: by role, keys that sign beside those that the repository in memory trusts: the ones that a rotation retires.
 
     Raises:
         PublishError, PublishTrustError: a key is missing or not trusted; nothing is written.
@@ -339,7 +343,7 @@ def commit(
         signed = _signed(repository, role).signed
         signed.version += 1
         signed.expires = expires.get(role, expires["targets"])
-    _write(repository, changed, keys, password)
+    _write(repository, changed, keys, password, also)
 
 
 def _signed(repository: Repository, role: str) -> Metadata[Timestamp] | Metadata[Snapshot] | Metadata[Targets]:
@@ -350,20 +354,28 @@ def _signed(repository: Repository, role: str) -> Metadata[Timestamp] | Metadata
     return repository.targets if role == "targets" else repository.channels[role]
 
 
-def _write(repository: Repository, changed: list[str], keys: Path, password: str | None) -> None:
+def _write(
+    repository: Repository,
+    changed: list[str],
+    keys: Path,
+    password: str | None,
+    also: Mapping[str, Mapping[str, Key]] | None = None,
+) -> None:
     """Sign everything first, so that a missing key stops before the first byte, then write in TUF's order."""
     files: list[tuple[Path, bytes]] = []
     for role in changed:
         metadata = _signed(repository, role)
         delegator = repository.root.signed if role == "targets" else repository.targets.signed
-        data = _sign(metadata, keys, role, delegator, password)
+        data = _sign(metadata, keys, role, delegator, password, (also or {}).get(role))
         files.append((repository.metadata / f"{metadata.signed.version}.{role}.json", data))
         repository.snapshot.signed.meta[f"{role}.json"] = _meta(metadata.signed.version, data)
-    data = _sign(repository.snapshot, keys, "snapshot", repository.root.signed, password)
+    data = _sign(repository.snapshot, keys, "snapshot", repository.root.signed, password, (also or {}).get("snapshot"))
     version = repository.snapshot.signed.version
     files.append((repository.metadata / f"{version}.snapshot.json", data))
     repository.timestamp.signed.snapshot_meta = _meta(version, data)
-    data = _sign(repository.timestamp, keys, "timestamp", repository.root.signed, password)
+    data = _sign(
+        repository.timestamp, keys, "timestamp", repository.root.signed, password, (also or {}).get("timestamp")
+    )
     files.append((repository.metadata / "timestamp.json", data))
     for path, contents in files:
         write_atomic(path, contents)
@@ -373,10 +385,20 @@ def _meta(version: int, data: bytes) -> MetaFile:
     return MetaFile.from_data(version, data, ["sha256"])
 
 
-def _sign(metadata: Metadata[Any], keys: Path, role: str, delegator: Root | Targets, password: str | None) -> bytes:
+def _sign(
+    metadata: Metadata[Any],
+    keys: Path,
+    role: str,
+    delegator: Root | Targets,
+    password: str | None,
+    also: Mapping[str, Key] | None = None,
+) -> bytes:
     delegation = delegator.get_delegated_role(role)
     trusted: dict[str, Key] = {keyid: delegator.get_key(keyid) for keyid in delegation.keyids}
     metadata.signatures.clear()
     for signer in signers_for(keys, role, trusted, delegation.threshold, password):
         metadata.sign(signer, append=True)
+    for signer in signers_for(keys, role, also, 0, password) if also else ():
+        if signer.public_key.keyid not in metadata.signatures:
+            metadata.sign(signer, append=True)
     return metadata.to_bytes()

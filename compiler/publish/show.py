@@ -39,6 +39,7 @@ class ReleaseSummary:
     created: str
     percent: float
     halted: bool
+    revoked: str | None
     artifacts: tuple[ArtifactSummary, ...]
     deltas: tuple[DeltaSummary, ...]
 
@@ -103,6 +104,7 @@ def _release(repository: Repository, index: ReleaseIndex, entry: IndexEntry) -> 
         manifest.created,
         entry.rollout.percent,
         entry.rollout.halted,
+        entry.rollout.revoked,
         artifacts,
         tuple(deltas),
     )

@@ -32,18 +32,22 @@ MAX_INDEX_BYTES = 1 << 20
 
 
 class Rollout(_Open):
-    """Who gets a release: ``percent`` of devices by hash, unless ``halted``; ``min_agent`` is a dotted version."""
+    """Who gets a release: ``percent`` of devices by hash, unless ``halted``; ``min_agent`` is a dotted version.
+
+    ``revoked``: why nobody gets it any more, and devices that run it leave it.
+    """
 
     percent: Number = Field(default=100.0, ge=0, le=100)
     halted: bool = False
     min_agent: str | None = None
+    revoked: str | None = None
 
     def includes(self, device_id: str, model: str, release: str) -> bool:
         """Whether the device is in the cohort: the first 8 bytes of SHA-256(device, model, release) as a share of 2**64.
 
         A larger percentage always contains the smaller one, and cohorts of different releases are independent.
         """
-        if self.halted:
+        if self.halted or self.revoked is not None:
             return False
         digest = hashlib.sha256(f"{device_id}\0{model}\0{release}".encode()).digest()
         return int.from_bytes(digest[:8], "big") < self.percent / 100 * 2**64

@@ -185,3 +185,42 @@ def test_a_delta_makes_the_artifact(repository: RepositorySimulator, config: Age
     (result,) = update_all(config)
     assert (result.outcome, result.via) == ("activated", "delta"), result
     assert result.fetched_bytes < len(new)
+
+
+def test_a_device_leaves_a_revoked_release(repository: RepositorySimulator, config: AgentConfig) -> None:
+    store = store_for(config.data_dir, MODEL)
+    repository.publish("r1")
+    update_all(config)
+    confirm(store)
+    repository.publish("r2", w=5.0)
+    update_all(config)
+    _revoke_last(repository)
+    (result,) = update_all(config)
+    assert (result.outcome, result.release) == ("revoked", "r1")
+    assert "wrong labels" in result.reason
+    active = store.load().active
+    assert active is not None and active.release == "r1"
+    assert update_all(config)[0].outcome == "current"
+
+
+def test_without_a_way_back_a_revoked_release_stays_until_a_newer_one_comes(
+    repository: RepositorySimulator, config: AgentConfig
+) -> None:
+    store = store_for(config.data_dir, MODEL)
+    repository.publish("r1")
+    update_all(config)
+    _revoke_last(repository)
+    (result,) = update_all(config)
+    assert (result.outcome, result.release) == ("current", "r1")
+    assert "revoked (wrong labels)" in result.reason and "no way back" in result.reason
+    repository.publish("r2", w=5.0)
+    assert update_all(config)[0].outcome == "activated"
+    active = store.load().active
+    assert active is not None and active.release == "r2"
+
+
+def _revoke_last(repository: RepositorySimulator) -> None:
+    entry = repository.entries[-1]
+    withdrawn = Rollout(halted=True, revoked="wrong labels")
+    repository.entries[-1] = entry.model_copy(update={"rollout": withdrawn})
+    repository.commit()

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-CHANGING = [  # fmt: skip
+CHANGING = [
     "write",
     "writev",
     "pwrite64",
