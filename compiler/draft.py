@@ -31,6 +31,7 @@ def write_draft(
     interface: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]],
     semantics: Mapping[str, str | None],
     layouts: Mapping[str, str],
+    preprocessing: Mapping[str, Mapping[str, Any]],
     labels: tuple[str, ...] | None,
     artifacts: tuple[ArtifactReport, ...],
     truth: Truth,
@@ -39,7 +40,8 @@ def write_draft(
     """Write the self-test vectors and ``manifest.draft.json`` into ``folder``.
 
     ``interface``: the model's inputs and outputs with the batch dimension free where the hub allows it.
-    ``layouts``: "NCHW" or "NHWC" by input or output name. ``semantics``: "probabilities", "logits" or None per output name.
+    ``layouts``: "NCHW" or "NHWC" by input or output name. ``preprocessing``: declarations by input (runtimes/preprocess.py).
+    ``semantics``: "probabilities", "logits" or None per output name.
     """
     inputs, outputs = interface
     picked = _spread(truth)
@@ -55,7 +57,10 @@ def write_draft(
         "release": "draft",
         "sequence": 1,
         "created": "1970-01-01T00:00:00Z",
-        "inputs": [_port(s, layouts) for s in inputs],
+        "inputs": [
+            _port(s, layouts) | ({"preprocessing": dict(preprocessing[s.name])} if s.name in preprocessing else {})
+            for s in inputs
+        ],
         "outputs": [_output(s, layouts, semantics.get(s.name), labels) for s in outputs],
         "artifacts": [_artifact(a) for a in artifacts],
         "self_test": {

@@ -16,7 +16,7 @@ from compiler.cache import Cache
 from compiler.calibration.data import load_dataset
 from compiler.checking import verify_all
 from compiler.concluding import conclude
-from compiler.errors import Refusal, UnsupportedModel
+from compiler.errors import DataError, Refusal, UnsupportedModel
 from compiler.exporters import EXPORTERS
 from compiler.exporters.base import ISLAND_REMEDY
 from compiler.hub import Imported
@@ -33,6 +33,8 @@ from compiler.stages import cleaned, export_all, export_options, shape
 from compiler.variants import Variant
 from profiles.schema import Precision
 from runtimes.artifact.files import storage_error
+from runtimes.preprocess import AudioInput, ImageInput, load_preprocessing, shape_of
+from runtimes.session import TensorSpec
 
 
 def build(request: BuildRequest, progress: Progress | None = None) -> Report:
@@ -83,15 +85,37 @@ def _turn(hub: ir.Model, imported: Imported, data: Data) -> tuple[ir.Model, Impo
     """Hub, source and data with the channels of images last. Data is given in the source's layout."""
     turned = channels_last(hub)
     reference = TurnedSession(imported.reference, turned)
-    sets = [None if d is None else turned_dataset(d, turned.inputs) for d in (data.calibration, data.evaluation)]
-    return turned.model, replace(imported, reference=reference), Data(*sets)
+    calibration, evaluation = (
+        None if d is None else turned_dataset(d, turned.inputs) for d in (data.calibration, data.evaluation)
+    )
+    declared = {
+        name: one.model_copy(update={"layout": "NHWC"}) if name in turned.inputs else one
+        for name, one in data.preprocessing.items()
+    }
+    return turned.model, replace(imported, reference=reference), Data(calibration, evaluation, declared)
 
 
 def _load_data(request: BuildRequest, imported: Imported) -> Data:
     inputs = hub_inputs(imported.model)
-    calibration = load_dataset(request.calibration, inputs) if request.calibration else None
-    evaluation = load_dataset(request.evaluate, inputs) if request.evaluate else calibration
-    return Data(calibration, evaluation)
+    declared = _declared(request, inputs)
+    calibration = load_dataset(request.calibration, inputs, declared) if request.calibration else None
+    evaluation = load_dataset(request.evaluate, inputs, declared) if request.evaluate else calibration
+    return Data(calibration, evaluation, declared)
+
+
+def _declared(request: BuildRequest, inputs: tuple[TensorSpec, ...]) -> dict[str, ImageInput | AudioInput]:
+    """The preprocessing that was asked for, held against the model's inputs. Raises InputMismatch, DataError."""
+    if request.preprocess is None:
+        return {}
+    declared = load_preprocessing(request.preprocess, tuple(spec.name for spec in inputs))
+    for spec in inputs:
+        if spec.name in declared and (made := shape_of(declared[spec.name]))[1:] != spec.shape[1:]:
+            raise DataError(
+                f"{request.preprocess} makes samples of {'x'.join(map(str, made[1:]))} for input {spec.name!r}, which takes "
+                f"{'x'.join(map(str, spec.shape[1:]))}.",
+                remedy="Correct its size, colour or layout.",
+            )
+    return declared
 
 
 def _refuse_early(hub: ir.Model, plan: Plan) -> None:

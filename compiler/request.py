@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from profiles.schema import Format, IntegerIO, Precision, Profile
 
 if TYPE_CHECKING:
     from compiler.calibration.dataset import Dataset
+    from runtimes.preprocess import AudioInput, ImageInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class BuildRequest:
     ``min_sqnr`` (dB) and ``min_agreement`` (a share) are gates; ``effort`` "high" climbs the whole rescue ladder.
     ``integer_io``: integer inputs and outputs of TFLite, all kernels on integers unless ``float_islands``.
     ``io_layout`` NHWC puts the channels of images last; None leaves them as the source has them.
+    ``preprocess``: a TOML file that says how pictures or recordings become inputs (runtimes/preprocess.py).
     ``previous``: where the release before is (compiler/previous/find.py); INT8 keeps its numbers. ``cache_dir`` None turns the
     stage cache off.
     """
@@ -47,6 +50,7 @@ class BuildRequest:
     observer: str | None = None
     quantizer: str = "edgewright"
     labels: tuple[str, ...] | None = None
+    preprocess: Path | None = None
     previous: str | None = None
     integer_io: IntegerIO | None = None
     float_islands: bool = False
@@ -143,7 +147,16 @@ def _check_output(request: BuildRequest) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Calibration and evaluation data; evaluation falls back to calibration, and to None."""
+    """Calibration and evaluation data; evaluation falls back to calibration, and to None.
+
+    ``preprocessing``: by input, how pictures or recordings become it, for the data and for the device.
+    """
 
     calibration: Dataset | None
     evaluation: Dataset | None
+    preprocessing: Mapping[str, ImageInput | AudioInput] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the labels, where the data told them."""
+        return next((d.classes for d in (self.evaluation, self.calibration) if d is not None and d.classes), None)

@@ -12,7 +12,8 @@ from typing import Any
 from device_agent.config import ServerConfig
 from device_agent.engine import Engine
 from device_agent.errors import ConfigError, NotInstalled, RequestError
-from device_agent.oip import decode_request, describe, encode_response
+from device_agent.media import classification, feeds_of
+from device_agent.oip import Asked, decode_request, describe, encode_response
 from device_agent.version import VERSION
 from profiles.errors import EdgewrightError
 
@@ -97,6 +98,9 @@ class _Handlers:
         return self._answer({"name": model, "ready": True})
 
     def infer(self, model: str, version: str | None = None) -> bytes:
+        kind = (self._request.content_type or "").partition(";")[0].strip().lower()
+        if kind.startswith(("image/", "audio/")):
+            return self._infer_media(model, version)
         asked = decode_request(self._body(), _header_length(self._request.get_header(HEADER)))
         self._check_version(model, version)
         release = self._engine.manifest(model).release
@@ -106,6 +110,15 @@ class _Handlers:
         if header is not None:
             self._response.set_header(HEADER, str(header))
         return payload
+
+    def _infer_media(self, model: str, version: str | None) -> bytes:
+        """A picture or a recording as it is; the answer is the protocol's JSON, with labels where the manifest has them."""
+        self._check_version(model, version)
+        manifest = self._engine.manifest(model)
+        outputs = self._engine.infer(model, feeds_of(manifest, self._body()))
+        asked = Asked(None, {}, (), frozenset(), False)
+        payload, _ = encode_response(asked, outputs, model=model, version=manifest.release)
+        return self._answer(json.loads(payload) | {"classification": classification(manifest, outputs)})
 
     def _body(self) -> bytes:
         length = self._request.content_length

@@ -1,4 +1,4 @@
-"""Reads calibration and evaluation data: an .npz or .npy file, a folder of them, or ``module:callable``.
+"""Reads calibration and evaluation data: an .npz or .npy file, a folder of them, ``module:callable``, or what files.py reads.
 
 The content is a mapping of arrays named as the model's inputs, plus ``labels`` for evaluation; if the model has a single input, any
 single other array is it. Nothing is unpickled.
@@ -12,12 +12,14 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from compiler.calibration.dataset import Dataset, make_dataset
+from compiler.calibration.files import TABLES, Declarations, Read, media_in, read_media, read_table
 from compiler.errors import DataError
 from runtimes.session import Array, TensorSpec
 
@@ -25,28 +27,35 @@ _CALLABLE = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)")
 _NAMELESS = "samples"  # the name of an array that came without one
 
 
-def load_dataset(spec: str, inputs: tuple[TensorSpec, ...]) -> Dataset:
+def load_dataset(spec: str, inputs: tuple[TensorSpec, ...], declared: Declarations | None = None) -> Dataset:
     """Load and check the data that ``spec`` names.
 
     Args:
         spec: a path, or ``module:callable``. The callable takes nothing and returns a mapping of arrays, a single
             array, or an iterable of either, one item per batch of samples.
         inputs: the model's inputs; samples are stacked on axis 0.
+        declared: how pictures and recordings become inputs, by input name.
 
     Raises:
         DataError: the data cannot be read or does not fit the model.
     """
     path = Path(spec)
+    found = _read(spec, path, inputs, declared)
+    return replace(make_dataset(found.arrays, inputs, where=spec), classes=found.classes)
+
+
+def _read(spec: str, path: Path, inputs: tuple[TensorSpec, ...], declared: Declarations | None) -> Read:
     match = _CALLABLE.fullmatch(spec)
     if match and not path.exists():
-        arrays = _from_callable(match["module"], match["name"], spec)
-    elif path.is_dir():
-        arrays = _from_folder(path, inputs)
-    elif path.is_file():
-        arrays = _from_file(path)
-    else:
-        raise DataError(f"{spec} does not exist.", remedy="Give an .npz file, a folder, or module:callable.")
-    return make_dataset(arrays, inputs, where=spec)
+        return Read(_from_callable(match["module"], match["name"], spec))
+    if path.is_dir():
+        files = media_in(path)
+        return read_media(path, files, inputs, declared) if files else Read(_from_folder(path, inputs))
+    if path.is_file():
+        return read_table(path, inputs) if path.suffix.lower() in TABLES else Read(_from_file(path))
+    raise DataError(
+        f"{spec} does not exist.", remedy="Give an .npz, .csv or .parquet file, a folder, or module:callable."
+    )
 
 
 def _from_file(path: Path) -> dict[str, Array]:
@@ -72,7 +81,8 @@ def _from_folder(folder: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, Arra
     files = sorted(p for p in folder.iterdir() if p.suffix in (".npy", ".npz"))
     if not files:
         raise DataError(
-            f"{folder} holds no .npy or .npz file.", remedy="Put the samples there, or give another folder."
+            f"{folder} holds no .npy or .npz file, picture or recording.",
+            remedy="Put the samples there, or give another folder.",
         )
     contents = [_from_file(file) for file in files]
     stems = {file.stem for file in files if file.suffix == ".npy"}

@@ -24,6 +24,7 @@ class Dataset:
 
     ``feeds``: per input [count, ...], sample axis 0, in the model's dtype. ``labels``: [count, ...] or None.
     ``digest``: hex SHA-256 of names, dtypes, shapes and content. ``batch``: the model's own batch size per run.
+    ``classes``: names of the labels 0, 1, ..., where the data told them.
     ``warnings``: facts, with their evidence, that make the data doubtful for calibration.
     """
 
@@ -32,6 +33,7 @@ class Dataset:
     digest: str
     batch: int = 1
     warnings: tuple[str, ...] = ()
+    classes: tuple[str, ...] | None = None
 
     @property
     def count(self) -> int:

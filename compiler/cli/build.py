@@ -34,7 +34,15 @@ PRECISIONS = ("fp32", "fp16", "int8", "int16x8", "int8-dynamic", "int8-weights",
     help="Make only this precision; repeatable.",
 )
 @click.option(
-    "--calibration", metavar="DATA", help="Typical inputs: an .npz, a folder, or module:callable. INT8 needs it."
+    "--calibration",
+    metavar="DATA",
+    help="Typical inputs: an .npz or .csv, a folder of arrays or pictures, or module:callable. INT8 needs it.",
+)
+@click.option(
+    "--preprocess",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="TOML: how pictures or recordings become inputs, here and on the device (docs/data.md).",
 )
 @click.option("--evaluate", metavar="DATA", help="Inputs with `labels`; default: the calibration data.")
 @click.option(

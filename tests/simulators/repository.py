@@ -93,8 +93,12 @@ class RepositorySimulator:
         rollout: Rollout | None = None,
         delta: tuple[str, bytes] | None = None,
         self_test: dict[str, Any] | None = None,
+        preprocessing: dict[str, Any] | None = None,
+        labels: tuple[str, ...] | None = None,
     ) -> Manifest:
         """Add a release. ``delta`` is (base release, patch bytes)."""
+        prepared = {"preprocessing": preprocessing} if preprocessing else {}
+        labelled = {"labels": list(labels)} if labels else {}
         artifact = toy_model(w, b) if model is None else model
         checks = vectors(w, b)
         manifest = read_manifest(
@@ -105,8 +109,12 @@ class RepositorySimulator:
                     "release": release,
                     "sequence": len(self.entries) + 1,
                     "created": "2026-01-01T00:00:00Z",
-                    "inputs": [{"name": "x", "dtype": "float32", "shape": [None, WIDTH], "range": [-100.0, 100.0]}],
-                    "outputs": [{"name": "y", "dtype": "float32", "shape": [None, WIDTH], "semantic": "logits"}],
+                    "inputs": [
+                        {"name": "x", "dtype": "float32", "shape": [None, WIDTH], "range": [-100.0, 100.0]} | prepared
+                    ],
+                    "outputs": [
+                        {"name": "y", "dtype": "float32", "shape": [None, WIDTH], "semantic": "logits"} | labelled
+                    ],
                     "artifacts": [
                         {
                             **_ref("model.onnx", artifact),
