@@ -35,7 +35,7 @@ def latency_alert(subject: str, bounds: Sequence[float], counts: Sequence[int]) 
     if sum(counts) < MIN_REQUESTS:
         return None
     value = percentile(bounds, counts, 0.95)
-    return Alert(subject, "latency p95 ms", _level(value, P95_MS), value)
+    return Alert(subject, "latency p95 ms", level_of(value, P95_MS), value)
 
 
 def error_alert(subject: str, outcomes: Mapping[str, int]) -> Alert | None:
@@ -44,7 +44,7 @@ def error_alert(subject: str, outcomes: Mapping[str, int]) -> Alert | None:
     total = failed + outcomes.get("ok", 0)
     if total < MIN_REQUESTS:
         return None
-    return Alert(subject, "failed share", _level(failed / total, ERROR_SHARE), failed / total)
+    return Alert(subject, "failed share", level_of(failed / total, ERROR_SHARE), failed / total)
 
 
 def percentile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float:
@@ -59,7 +59,8 @@ def percentile(bounds: Sequence[float], counts: Sequence[int], share: float) -> 
     return 0.0
 
 
-def _level(value: float, limits: tuple[float, float]) -> Level:
+def level_of(value: float, limits: tuple[float, float]) -> Level:
+    """``limits``: above the first is a warning, above the second critical."""
     warning, critical = limits
     return "critical" if value > critical else "warning" if value > warning else "ok"
 

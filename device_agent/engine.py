@@ -16,6 +16,7 @@ from device_agent.errors import NotInstalled, RequestError
 from device_agent.guard import check_inputs, check_outputs
 from device_agent.slots import SlotRef
 from device_agent.store import Store, store_for
+from device_agent.truth import GroundTruth
 from device_agent.update import available_runtimes
 from profiles.errors import EdgewrightError
 from runtimes.artifact.manifest import Manifest
@@ -58,6 +59,7 @@ class _Loaded:
     retired: bool = False
     counts: Counts = field(default_factory=Counts)
     since: float = 0.0
+    artifact_sha256: str | None = None
 
     def close(self) -> None:
         for _ in range(self.size):
@@ -82,6 +84,7 @@ class Engine:
         self._clock = clock
         self._lock = threading.Lock()
         self._loaded: dict[str, _Loaded] = {}
+        self.truth = GroundTruth()
         self._stores = {m.name: store_for(config.data_dir, m.name) for m in config.models}
 
     def load(self) -> dict[str, Exception]:
@@ -129,13 +132,14 @@ class Engine:
         sessions: queue.LifoQueue[Session] = queue.LifoQueue()
         for _ in range(model.sessions):
             sessions.put(open_session(store.artifact(ref), runtime=artifact.runtime, options=options))
-        return _Loaded(ref, manifest, sessions, model.sessions, since=self._clock())
+        return _Loaded(ref, manifest, sessions, model.sessions, since=self._clock(), artifact_sha256=artifact.sha256)
 
-    def infer(self, name: str, feeds: Feeds) -> dict[str, Array]:
+    def infer(self, name: str, feeds: Feeds, *, request: str | None = None) -> dict[str, Array]:
         """Answer one request.
 
         Args:
             feeds: one array per input, in the dtype and shape of the manifest.
+            request: the request's id, under which the truth may come back later (``truth.feed_back``).
 
         Raises:
             RequestError: unknown model (404), inputs that do not fit (400), an answer that is not finite (500).
@@ -157,6 +161,8 @@ class Engine:
             self._release(name, loaded, outcome, time.perf_counter_ns() - start)
         if self._recorder is not None:
             self._recorder.sample(name, loaded.manifest, feeds, outputs)
+        if request is not None:
+            self.truth.remember(name, request, loaded.manifest, loaded.artifact_sha256, outputs)
         return outputs
 
     def probe(self, name: str, feeds: Feeds) -> None:

@@ -19,6 +19,7 @@ from profiles.errors import EdgewrightError
 
 log = logging.getLogger(__name__)
 HEADER = "Inference-Header-Content-Length"
+ID_HEADER = "X-Request-Id"  # for requests whose body has no place for one
 Handler = Callable[..., bytes]
 _MODEL = "/v2/models/<model>"
 _VERSIONED = f"{_MODEL}/versions/<version>"
@@ -57,6 +58,7 @@ class _Handlers:
             ("GET", _MODEL, self.model),
             ("GET", f"{_MODEL}/ready", self.model_ready),
             ("POST", f"{_MODEL}/infer", self.infer),
+            ("POST", f"{_MODEL}/feedback", self.feedback),
         )
 
     def guarded(self, handler: Handler) -> Handler:
@@ -104,7 +106,7 @@ class _Handlers:
         asked = decode_request(self._body(), _header_length(self._request.get_header(HEADER)))
         self._check_version(model, version)
         release = self._engine.manifest(model).release
-        outputs = self._engine.infer(model, asked.feeds)
+        outputs = self._engine.infer(model, asked.feeds, request=asked.id)
         payload, header = encode_response(asked, outputs, model=model, version=release)
         self._response.content_type = "application/json" if header is None else "application/octet-stream"
         if header is not None:
@@ -115,10 +117,23 @@ class _Handlers:
         """A picture or a recording as it is; the answer is the protocol's JSON, with labels where the manifest has them."""
         self._check_version(model, version)
         manifest = self._engine.manifest(model)
-        outputs = self._engine.infer(model, feeds_of(manifest, self._body()))
-        asked = Asked(None, {}, (), frozenset(), False)
+        identity = self._request.get_header(ID_HEADER)
+        outputs = self._engine.infer(model, feeds_of(manifest, self._body()), request=identity)
+        asked = Asked(identity, {}, (), frozenset(), False)
         payload, _ = encode_response(asked, outputs, model=model, version=manifest.release)
         return self._answer(json.loads(payload) | {"classification": classification(manifest, outputs)})
+
+    def feedback(self, model: str, version: str | None = None) -> bytes:
+        """``{"id": the request's, "label": the true class}``: says whether the answer was right, and counts it."""
+        self._engine.store(model)
+        try:
+            document = json.loads(self._body())
+            identity, label = document["id"], document["label"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise RequestError(
+                f"The truth cannot be read: {error!r}.", remedy='Send {"id": ..., "label": ...}.'
+            ) from error
+        return self._answer({"id": identity, "correct": self._engine.truth.feed_back(model, str(identity), label)})
 
     def _body(self) -> bytes:
         length = self._request.content_length

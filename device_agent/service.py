@@ -131,7 +131,9 @@ class Service:
             except (EdgewrightError, OSError) as error:
                 log.warning("Model %s: %s", model.name, error)
         if time.monotonic() >= self._next_flush:
-            self._raise_alerts(self.telemetry.flush())
+            self._raise_alerts([*self.telemetry.flush(), *self.engine.truth.alerts()])
+            for (name, release), (right, wrong) in self.engine.truth.counts().items():
+                self.telemetry.event("feedback", model=name, release=release, right=right, wrong=wrong)
             self._next_flush = time.monotonic() + self.config.telemetry.flush_interval_s
 
     def _raise_alerts(self, found: list[Alert]) -> None:
