@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 HUB_OPSET = 21
 HUB_IR_VERSION = 10
+KEEP_FLOAT32 = "edgewright.float32"  # node metadata: why a float16 artifact computes the node in float32
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from compiler.progress import Progress
 from compiler.pruning import PruneOptions, prune
 from compiler.quantization.engine import QUANTIZERS, Quantized
 from compiler.quantization.evidence import gather_evidence
+from compiler.quantization.half_ranges import mark_float32
 from compiler.quantization.plan import QuantizeOptions
 from compiler.quantization.rescue.candidate import FEWEST, HELD_OUT_EVERY, make_bench
 from compiler.quantization.rescue.ladder import Climb, Goals, climb
@@ -118,6 +119,24 @@ def scheme_stage(
         return quantized.model, _scheme_section(quantized)
 
     return _stage(f"quantize {precision.value}", key, produce, cache, scratch, progress)
+
+
+def half_stage(
+    hub: ir.Model, data: Dataset, cache: Cache, scratch: Path, progress: Progress
+) -> tuple[ir.Model, dict[str, Any]]:
+    """Mark what float16 would lose on ``data``."""
+
+    def produce(advance: Callable[[int], None]) -> tuple[ir.Model, dict[str, Any]]:
+        marked, reasons = mark_float32(hub, data)
+        types = {str(node.name): node.op_type for node in hub.graph}
+        section = {
+            "scheme": "float16, with float32 where the calibration data shows overflow, underflow or cancellation",
+            "nodes_float": {name: f"{types[name]}: {reason}" for name, reason in reasons.items()},
+            "notes": [],
+        }
+        return marked, section
+
+    return _stage("ranges for float16", [digest_of(hub), data.digest], produce, cache, scratch, progress)
 
 
 def _options(hub: ir.Model, plan: Plan, observer: str | None) -> QuantizeOptions:

@@ -22,7 +22,7 @@ from compiler.passes.serialize import from_bytes, to_bytes
 from compiler.progress import Progress
 from compiler.quantization.unquantize import float_twin
 from compiler.request import BuildRequest, Plan
-from compiler.shaping import prune_stage, quantize_stage, scheme_stage
+from compiler.shaping import half_stage, prune_stage, quantize_stage, scheme_stage
 from compiler.variants import Variant
 from profiles.schema import Precision
 
@@ -31,6 +31,7 @@ from profiles.schema import Precision
 class Shaped:
     """The models that exporters lower: ``floating`` (pruned if asked) and a quantized hub per integer precision.
 
+    ``half``: ``floating`` with marks on the nodes that float16 artifacts compute in float32, as the data showed.
     ``prune`` and ``quantization`` are the report's sections, the latter INT8's; ``schemes`` holds the other precisions'.
     ``digests`` identify the models for the cache, "float" and by precision.
     """
@@ -41,12 +42,17 @@ class Shaped:
     prune: dict[str, Any] | None
     quantization: dict[str, Any] | None
     schemes: Mapping[str, dict[str, Any]]
+    half: ir.Model | None = None
 
     def model(self, precision: Precision) -> ir.Model:
         """What an artifact of ``precision`` is lowered from."""
+        if precision is Precision.FP16 and self.half is not None:
+            return self.half
         return self.floating if precision.is_float else self.quantized[precision]
 
     def digest(self, precision: Precision) -> str:
+        if precision is Precision.FP16 and self.half is not None:
+            return self.digests["half"]
         return self.digests["float" if precision.is_float else precision.value]
 
 
@@ -103,7 +109,11 @@ def shape(
         else:
             model, schemes[precision.value] = scheme_stage(hub, calibration, precision, plan, cache, scratch, progress)
         quantized[precision], digests[precision.value] = model, digest_of(model)
-    return Shaped(hub, quantized, digests, prune_report, quantization, schemes)
+    half: ir.Model | None = None
+    if calibration is not None and any(v.precision is Precision.FP16 for v in plan.variants):
+        half, schemes[Precision.FP16.value] = half_stage(hub, calibration, cache, scratch, progress)
+        digests["half"] = digest_of(half)
+    return Shaped(hub, quantized, digests, prune_report, quantization, schemes, half)
 
 
 def _as_it_is(hub: ir.Model, precision: Precision) -> Shaped:

@@ -1,4 +1,4 @@
-"""A board without any network: it answers a thousand requests, and what it has to tell arrives complete when the network returns."""
+"""A board without any network answers a thousand requests, and what it has to tell arrives complete when the network returns."""
 
 from __future__ import annotations
 

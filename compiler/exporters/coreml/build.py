@@ -12,7 +12,6 @@ import numpy as np
 
 from compiler.errors import Refusal
 from compiler.exporters.base import ExportOptions
-from compiler.exporters.coreml.constants import FLOAT16_MAX
 from compiler.exporters.coreml.context import (
     Context,
     Unsupported,
@@ -22,9 +21,10 @@ from compiler.exporters.coreml.context import (
     static_shape,
 )
 from compiler.exporters.coreml.lowering import LOWERINGS
-from compiler.exporters.coreml.precision import HalfPrecision
 from compiler.exporters.coreml.target import Target, Var, find_target, load_coremltools
+from compiler.exporters.half_precision import FLOAT16_MAX, HalfPrecision
 from profiles.schema import Precision
+from runtimes.session import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -83,9 +83,12 @@ class _Build:
         self.target = target
         self.ctx = Context(mb, target)
         self.refusals: list[Refusal] = []
-        self.precision = HalfPrecision(self.ctx, model.graph)
+        self.precision = HalfPrecision(self._constant, model.graph)
         self.dtypes: dict[str, str] = {}
         self.tainted: set[ir.Value] = set()  # refused, or computed from what was refused
+
+    def _constant(self, value: ir.Value) -> Array | None:
+        return self.ctx.weight(value).values() if self.ctx.is_constant(value) else None
 
     def run(self) -> Built:
         from coremltools import target as targets
@@ -230,7 +233,7 @@ class _Build:
         notes = list(self.ctx.notes)
         if self.precision.kept:
             notes.append(
-                f"kept in float32 for a constant outside what float16 holds ({FLOAT16_MAX:g} at most), or to rely on one: "
+                f"kept in float32 for a number outside what float16 holds ({FLOAT16_MAX:g} at most), or to rely on one: "
                 + ", ".join(self.precision.kept)
             )
         if any(node.op_type == "QuantizeLinear" for node in self.graph):

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FLOAT16_MAX = 65504.0  # IEEE 754 binary16: (2 - 2**-10) * 2**15
-LONE_ERROR = 2.0**-8  # eight times float16's own rounding; 1e-5, the usual epsilon, is off by 0.14 % and passes
 INT32 = np.iinfo(np.int32)
 
 Array = NDArray[Any]
@@ -82,22 +80,6 @@ class Weight:
             if 1 < count < size:
                 part = np.repeat(part, size // count, axis)
         return part
-
-
-def fits_float16(array: Array) -> bool:
-    """Whether float16 can stand for a float constant.
-
-    Not when a finite value would become infinite, and not when a lone number (an epsilon, a factor) is so small that
-    float16's subnormals miss it by more than LONE_ERROR, or lose it. Small entries of larger tensors may vanish: beside
-    the others that is float16's ordinary rounding.
-    """
-    finite = array[np.isfinite(array)]
-    if finite.size and float(np.abs(finite).max()) > FLOAT16_MAX:
-        return False
-    if array.size != 1 or not finite.size:
-        return True
-    value = float(finite[0])
-    return abs(float(np.float16(value)) - value) <= LONE_ERROR * abs(value)
 
 
 def to_mil_dtype(array: Array, float_dtype: type[np.floating[Any]]) -> Array:

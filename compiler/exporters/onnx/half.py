@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from compiler.hub import HUB_OPSET
+from compiler.exporters.half_precision import FLOAT16_MAX, HalfPrecision
+from compiler.hub import HUB_OPSET, KEEP_FLOAT32
 from compiler.passes.serialize import from_bytes, to_bytes
+from runtimes.session import Array
 
-FLOAT16_MAX = 65504.0
 # Their output type is an attribute, or they exist to change types.
 TYPED = frozenset(
     {
@@ -52,9 +53,13 @@ class _Converter:
 
     def run(self) -> None:
         graph = self.model.graph
+        guarded = HalfPrecision(_constant_of, graph)
+        relying = {node for node in graph if guarded.compute_type(node) == "fp32"}
         outputs = {value: index for index, value in enumerate(graph.outputs)}
         for node in list(graph):
             reason = self._reason_to_keep(node)
+            if reason is None and node in relying and any(v.dtype == SINGLE for v in node.outputs):
+                reason = "it leads to, or relies on, a number near zero that float16 lacks"
             if reason:
                 self.notes.append(f"{node.op_type} {node.name!r} stays float32: {reason}")
             self._convert(node, single=reason is not None)
@@ -70,6 +75,8 @@ class _Converter:
         floats = [v for v in [*node.inputs, *node.outputs] if v is not None and v.dtype == SINGLE]
         if not floats:
             return None
+        if KEEP_FLOAT32 in node.metadata_props:
+            return str(node.metadata_props[KEEP_FLOAT32])
         if node.op_type in TYPED:
             return "its type is fixed by its own definition"
         if node.op_type in RANGE:
@@ -149,6 +156,10 @@ class _Converter:
             found, count = f"{name}.{count}", count + 1
         self._names.add(found)
         return found
+
+
+def _constant_of(value: ir.Value) -> Array | None:
+    return value.const_value.numpy() if value.const_value is not None and value.is_initializer() else None
 
 
 def _half_slots(node: ir.Node) -> frozenset[tuple[str, int]]:

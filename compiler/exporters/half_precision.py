@@ -1,24 +1,27 @@
-"""Which nodes of a float16 program compute in float32: those whose constants float16 lacks, and what relies on them.
+"""Which nodes of a float16 artifact compute in float32: for constants that float16 lacks, for relying on them, for what data says.
 
 ``x + 1e-10`` keeps a logarithm or a division from its pole. Computed in float32 and rounded to float16 before the
 logarithm, the sum is 0 again: so what is read with a pole at zero stays in float32 together with the sum, and so does
 the product with its reciprocal, which may be as large as 1e10. What ``x`` is made of matters down to the guard as well:
 squares and sums that lead to it (the power of a spectrum, the square of a norm) are computed in float32, back to the
-operator that gave their operands.
+operator that gave their operands. compiler/quantization/half_ranges.py finds more where there is calibration data.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from compiler.exporters.coreml.constants import Array, fits_float16
-from compiler.exporters.coreml.context import Context, float_attr
+from compiler.hub import KEEP_FLOAT32
+from runtimes.session import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+FLOAT16_MAX: Final = 65504.0  # IEEE 754 binary16: (2 - 2**-10) * 2**15
+LONE_ERROR: Final = 2.0**-8  # eight times float16's own rounding; 1e-5, the usual epsilon, is off by 0.14 % and passes
 # Operators whose parameters are scales: see lowering/quantization.py.
 FLOAT32_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 # What leaves a number near zero near zero.
@@ -31,11 +34,15 @@ INVERTING = frozenset({"Reciprocal", "Pow"})
 
 
 class HalfPrecision:
-    """Decides node by node, in the graph's order, and remembers what the decisions imply for the nodes behind."""
+    """Decides node by node, in the graph's order, and remembers what the decisions imply for the nodes behind.
 
-    def __init__(self, ctx: Context, graph: ir.Graph) -> None:
+    Args:
+        constant: the array of a value that is constant where the artifact is written, else None.
+    """
+
+    def __init__(self, constant: Callable[[ir.Value], Array | None], graph: ir.Graph) -> None:
         self.kept: list[str] = []
-        self._ctx = ctx
+        self._constant = constant
         self._near_zero: set[ir.Value] = set()  # kept off zero by a number that float16 lacks
         self._huge: set[ir.Value] = set()  # reciprocals of such values
         self._feeding = _feeding_guards(graph)
@@ -44,18 +51,19 @@ class HalfPrecision:
         """ "fp32" or "fp16"."""
         if node.op_type in FLOAT32_OPS:
             return "fp32"
-        if self._has_foreign_constant(node) or self._relies_on_float32(node) or node in self._feeding:
+        asked = KEEP_FLOAT32 in node.metadata_props
+        if self._has_foreign_constant(node) or self._relies_on_float32(node) or node in self._feeding or asked:
             self.kept.append(node.name or node.op_type)
             return "fp32"
         return "fp16"
 
     def _has_foreign_constant(self, node: ir.Node) -> bool:
-        constants = [self._ctx.weight(v).values() for v in node.inputs if v is not None and self._ctx.is_constant(v)]
-        floats = [c for c in constants if c.dtype.kind == "f"]
+        constants = [self._constant(v) for v in node.inputs if v is not None]
+        floats = [c for c in constants if c is not None and c.dtype.kind == "f"]
         if any(_vanishes(c) for c in floats):
             self._near_zero.update(node.outputs)
             return True
-        attributes = [np.array(float_attr(node, name, 0.0), np.float32) for name in ("epsilon", "alpha", "beta")]
+        attributes = [np.array(_attribute(node, name), np.float32) for name in ("epsilon", "alpha", "beta")]
         # Bounds beyond float16's range bound nothing there.
         return node.op_type != "Clip" and not all(fits_float16(c) for c in (*floats, *attributes))
 
@@ -69,7 +77,7 @@ class HalfPrecision:
             self._huge.update(node.outputs)
             return True
         if node.op_type == "Div" and near_zero[1]:
-            if self._ctx.is_constant(node.inputs[0]):
+            if node.inputs[0] is not None and self._constant(node.inputs[0]) is not None:
                 self._huge.update(node.outputs)
             return True
         return (node.op_type == "Log" and near_zero[0]) or (node.op_type == "Mul" and huge)
@@ -102,3 +110,27 @@ def _is_vanishing(value: ir.Value | None) -> bool:
 def _vanishes(constant: Array) -> bool:
     """Whether a lone number is one that float16 loses near zero."""
     return constant.size == 1 and 0 < abs(float(constant.reshape(-1)[0])) < 1 and not fits_float16(constant)
+
+
+def fits_float16(array: Array) -> bool:
+    """Whether float16 can stand for a float constant.
+
+    Not when a finite value would become infinite, and not when a lone number (an epsilon, a factor) is so small that
+    float16's subnormals miss it by more than LONE_ERROR, or lose it. Small entries of larger tensors may vanish: beside
+    the others that is float16's ordinary rounding.
+    """
+    finite = array[np.isfinite(array)]
+    if finite.size and float(np.abs(finite).max()) > FLOAT16_MAX:
+        return False
+    if array.size != 1 or not finite.size:
+        return True
+    value = float(finite[0])
+    return abs(float(np.float16(value)) - value) <= LONE_ERROR * abs(value)
+
+
+def _attribute(node: ir.Node, name: str) -> float:
+    """A float attribute, 0 where it is absent or of another type."""
+    import onnx_ir as ir
+
+    attribute = node.attributes.get(name)
+    return attribute.as_float() if attribute is not None and attribute.type == ir.AttributeType.FLOAT else 0.0
