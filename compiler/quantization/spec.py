@@ -135,6 +135,10 @@ class QParams:
         steps = (codes.astype(np.int64) - self.zero_point).astype(np.float32)
         return np.asarray(steps * self._aligned(codes.shape), np.float32)
 
+    def steps(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """The scale of every element of a tensor of ``shape``, in a form that broadcasts to it."""
+        return self._aligned(shape)
+
     def _aligned(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """The scale, shaped to broadcast against a tensor of ``shape``."""
         if self.axis is None:

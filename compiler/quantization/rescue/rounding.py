@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from compiler.calibration.dataset import Dataset
 from compiler.pruning.activations import stream
 from compiler.pruning.unfold import unfold, window_of
 from compiler.quantization.rescue.bias import correct_biases
@@ -49,7 +50,7 @@ def round_second_order(start: Candidate, bench: Bench) -> Iterator[tuple[str, Ca
     layers = find_layers(start, quantized)
     if not layers:
         return
-    hessians = gather(quantized, layers, bench, POSITIONS)
+    hessians = gather(quantized, layers, bench.train, POSITIONS)
     overrides = dict(start.overrides)
     for layer in layers:
         name = name_of(layer.node)
@@ -57,7 +58,7 @@ def round_second_order(start: Candidate, bench: Bench) -> Iterator[tuple[str, Ca
         assert params is not None
         scale = np.broadcast_to(params.scale.astype(np.float64), (layer.weight.shape[0] * layer.weight.shape[1],))
         codes = gptq(layer.weight, scale.reshape(layer.weight.shape[:2]), hessians[name], params.qmin, params.qmax)
-        overrides[name, 1] = params.dequantize(_restored(layer, codes))
+        overrides[name, 1] = params.dequantize(restored(layer, codes))
     made = replace(start, overrides=overrides)
     detail = f"{len(layers)} layers"
     yield detail, made
@@ -73,18 +74,16 @@ def find_layers(start: Candidate, quantized: ir.Model) -> list[Layer]:
         name = name_of(node)
         if start.spec.nodes[name].precision is not NodePrecision.INT8 or start.spec.constant(name, 1) is None:
             continue
-        weight = _matrices(node)
+        array = constant_of(node.inputs[1])
+        weight = None if array is None else matrices(node, array)
         source = inputs[name]
         if weight is not None and weight.shape[2] <= MOST_COLUMNS and source is not None and source.name:
             found.append(Layer(node, source.name, len(weight), weight))
     return found
 
 
-def _matrices(node: ir.Node) -> Matrices | None:
-    """The weight as [groups, outputs per group, columns] float64; None for what is no layer of this kind."""
-    array = constant_of(node.inputs[1])
-    if array is None:
-        return None
+def matrices(node: ir.Node, array: Array) -> Matrices | None:
+    """An array of the weight's shape as [groups, outputs per group, columns] float64; None for what is no layer of this kind."""
     wide = array.astype(np.float64)
     if node.op_type == "Conv":
         groups = node.attributes["group"].as_int() if "group" in node.attributes else 1
@@ -98,7 +97,7 @@ def _transposed(node: ir.Node) -> bool:
     return "transB" in node.attributes and bool(node.attributes["transB"].as_int())
 
 
-def _restored(layer: Layer, codes: NDArray[np.int8]) -> NDArray[np.int8]:
+def restored(layer: Layer, codes: NDArray[np.int8]) -> NDArray[np.int8]:
     """From matrices back to the weight's own layout."""
     array = constant_of(layer.node.inputs[1])
     assert array is not None
@@ -108,9 +107,9 @@ def _restored(layer: Layer, codes: NDArray[np.int8]) -> NDArray[np.int8]:
     return first if layer.node.op_type == "Gemm" and _transposed(layer.node) else first.T
 
 
-def gather(model: ir.Model, layers: Sequence[Layer], bench: Bench, positions: int) -> dict[str, Matrices]:
+def gather(model: ir.Model, layers: Sequence[Layer], data: Dataset, positions: int) -> dict[str, Matrices]:
     """The mean of x x' per layer and group, [groups, columns, columns], over at most SAMPLES samples."""
-    few = bench.train.take(SAMPLES)
+    few = data.take(SAMPLES)
     sums: dict[str, Matrices] = {}
     rows: dict[str, int] = {}
     rng = np.random.default_rng(0)
@@ -140,7 +139,9 @@ def _rows(layer: Layer, values: Mapping[str, Array], rng: np.random.Generator, p
 
 
 def gptq(weight: Matrices, scale: NDArray[np.float64], hessian: Matrices, low: int, high: int) -> NDArray[np.int8]:
-    """Codes [groups, outputs, columns] of ``weight`` at ``scale`` [groups, outputs], under ``hessian`` [groups, columns, columns].
+    """Codes [groups, outputs, columns] of ``weight`` under ``hessian`` [groups, columns, columns].
+
+    ``scale``: [groups, outputs], or with one per column [groups, outputs, columns].
 
     A column that is never fed has no say: it is rounded to nearest and takes no error from the others.
     """
@@ -151,9 +152,10 @@ def gptq(weight: Matrices, scale: NDArray[np.float64], hessian: Matrices, low: i
     damped += ridge[:, None, None] * np.eye(columns)
     upper = np.swapaxes(np.linalg.cholesky(np.linalg.inv(damped)), 1, 2)
     left, codes = weight.copy(), np.empty(weight.shape, np.int8)
+    steps = np.broadcast_to(scale if scale.ndim == 3 else scale[:, :, None], weight.shape)
     for i in range(columns):
-        code = np.clip(np.rint(left[:, :, i] / scale), low, high)
+        code = np.clip(np.rint(left[:, :, i] / steps[:, :, i]), low, high)
         codes[:, :, i] = code
-        error = (left[:, :, i] - code * scale) / upper[:, i, i, None]
+        error = (left[:, :, i] - code * steps[:, :, i]) / upper[:, i, i, None]
         left[:, :, i + 1 :] -= error[:, :, None] * upper[:, None, i, i + 1 :]
     return codes

@@ -51,8 +51,13 @@ def int8_weights(model: ir.Model, dataset: Dataset | None, options: QuantizeOpti
 
 
 def int4_weights(model: ir.Model, dataset: Dataset | None, options: QuantizeOptions) -> Quantized:
-    """Weights in int4 where that keeps LEAST_SQNR_DB of them, else int8."""
-    return _quantized(model, options, 4)
+    """Weights in int4 where that keeps LEAST_SQNR_DB of them, else int8; with data, rounded by second order."""
+    made = _quantized(model, options, 4)
+    if dataset is None:
+        return made
+    from compiler.quantization.schemes.rounded import round_weights
+
+    return round_weights(model, made, dataset)
 
 
 def _quantized(model: ir.Model, options: QuantizeOptions, bits: int) -> Quantized:

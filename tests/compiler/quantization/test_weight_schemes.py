@@ -10,10 +10,12 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
+from compiler.calibration.dataset import make_dataset
 from compiler.errors import UnsupportedModel
 from compiler.exporters import EXPORTERS
 from compiler.exporters.base import ExportOptions
 from compiler.hub_session import open_hub
+from compiler.hubfacts import hub_inputs
 from compiler.importers import import_model
 from compiler.passes import clean_up
 from compiler.quantization.plan import QuantizeOptions
@@ -163,3 +165,25 @@ def test_old_core_ml_targets_say_which_one_can(precision: Precision, target: str
 def test_int8_has_a_pipeline_of_its_own(hub: ir.Model) -> None:
     with pytest.raises(RegistryMiss):
         quantize_as(hub, None, Precision.INT8)
+
+
+@pytest.mark.parametrize("block_size", (None, 16))
+def test_with_data_four_bits_are_rounded_by_what_they_do(hub: ir.Model, block_size: int | None) -> None:
+    rng = np.random.default_rng(3)
+    mixing = rng.standard_normal((16, 16)).astype(np.float32) / 4  # channels that go together, as in real images
+
+    def images(count: int) -> Array:
+        return np.einsum("nchw,cd->ndhw", rng.standard_normal((count, 16, 12, 12)).astype(np.float32), mixing)
+
+    options = QuantizeOptions(block_size=block_size)
+    data = make_dataset({"image": images(96)}, hub_inputs(hub), where="test")
+    plain = quantize_as(hub, None, Precision.INT4_WEIGHTS, options)
+    rounded = quantize_as(hub, data, Precision.INT4_WEIGHTS, options)
+    assert any("second order" in note for note in rounded.spec.notes)
+    assert rounded.spec.constants == plain.spec.constants  # the same scales: the codes differ, not their meaning
+    unseen = [{"image": image[None]} for image in images(32)]
+
+    def noise(model: ir.Model) -> float:
+        return sum(float(((_run(model, feeds) - _run(hub, feeds)) ** 2).sum()) for feeds in unseen)
+
+    assert noise(rounded.model) < 0.8 * noise(plain.model)
