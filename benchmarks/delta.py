@@ -97,11 +97,12 @@ def model_bytes(weights: Weights) -> bytes:
 
 def floor_bytes(old: Weights, new: Weights) -> float:
     """Order-0 entropy of the differences, written without the codec's code."""
-    return sum(_floor(old[name], new[name]) for name in old) / 8
+    return sum(tensor_floor(old[name], new[name]) for name in old) / 8
 
 
-def _floor(old: Any, new: Any) -> float:
-    if old.dtype == np.int8:
+def tensor_floor(old: Any, new: Any) -> float:
+    """Bits of one tensor's differences."""
+    if old.dtype.kind == "i":
         return _entropy(new.astype(np.int64) - old)
     bits = [a.view(f"u{a.itemsize}").astype(np.int64).ravel() for a in (old, new)]
     top = 1 << (8 * old.itemsize - 1)

@@ -14,6 +14,7 @@ from typing import Protocol, Self
 from device_agent.config import AgentConfig, ModelConfig
 from device_agent.errors import NotInstalled, RequestError
 from device_agent.guard import check_inputs, check_outputs
+from device_agent.shadow import Shadow, terms_of
 from device_agent.slots import SlotRef
 from device_agent.store import Store, store_for
 from device_agent.truth import GroundTruth
@@ -84,6 +85,7 @@ class Engine:
         self._clock = clock
         self._lock = threading.Lock()
         self._loaded: dict[str, _Loaded] = {}
+        self._shadows: dict[str, Shadow] = {}
         self.truth = GroundTruth()
         self._stores = {m.name: store_for(config.data_dir, m.name) for m in config.models}
 
@@ -161,9 +163,34 @@ class Engine:
             self._release(name, loaded, outcome, time.perf_counter_ns() - start)
         if self._recorder is not None:
             self._recorder.sample(name, loaded.manifest, feeds, outputs)
+        shadow = self._shadows.get(name)
+        if shadow is not None:
+            shadow.observe(feeds, outputs)
         if request is not None:
             self.truth.remember(name, request, loaded.manifest, loaded.artifact_sha256, outputs)
         return outputs
+
+    def shadow(self, name: str) -> Shadow | None:
+        """The candidate beside the active release, opened or closed as the state on disk now says.
+
+        Raises:
+            RuntimeFailure: the candidate cannot be opened.
+        """
+        store = self.store(name)
+        candidate = store.load().candidate
+        terms = terms_of(store, candidate) if candidate is not None else None
+        current = self._shadows.get(name)
+        if current is not None and (terms is None or current.ref != candidate):
+            self._shadows.pop(name).close()
+            current = None
+        if current is None and candidate is not None and terms is not None:
+            model, manifest = self.config.model(name), store.manifest(candidate)
+            artifact = manifest.artifact_for(model.profile, available_runtimes(model.runtime))
+            session = open_session(
+                store.artifact(candidate), runtime=artifact.runtime, options=SessionOptions(threads=1)
+            )
+            current = self._shadows[name] = Shadow(candidate, session, manifest, terms)
+        return current
 
     def probe(self, name: str, feeds: Feeds) -> None:
         """A request of the agent's own: counts for health, not for drift, and its failure is a figure, not an error."""
@@ -247,6 +274,8 @@ class Engine:
             self._loaded.clear()
         for loaded in ready:
             loaded.close()
+        while self._shadows:
+            self._shadows.popitem()[1].close()
 
     def __enter__(self) -> Self:
         return self

@@ -23,6 +23,7 @@ from device_agent.health import Diagnosis, at_start, in_service
 from device_agent.lock import locked
 from device_agent.otlp import TRANSPORTS, Sender
 from device_agent.server import Server, is_loopback
+from device_agent.slots import State
 from device_agent.spool import Spool
 from device_agent.store import confirm
 from device_agent.telemetry import Telemetry
@@ -161,6 +162,7 @@ class Service:
             return
         if self.engine.refresh(name):
             self.telemetry.event("model.swapped", model=name, release=state.active.release)
+        self._shadow(name)
         health = self.engine.health(name)
         if health is None or state.confirmed or health[0] != state.active:
             return
@@ -168,6 +170,31 @@ class Service:
         if counts.ok < self.config.health.confirm_requests:
             self._probe(name)
         self._apply(name, in_service(state, counts, age, self.config.health))
+
+    def _shadow(self, name: str) -> None:
+        """Take or refuse a candidate that has seen enough live requests."""
+        shadow = self.engine.shadow(name)
+        verdict = shadow.verdict() if shadow is not None else None
+        if shadow is None or verdict is None:
+            return
+        taken, reason = verdict
+
+        def decide(state: State) -> State:
+            if state.candidate != shadow.ref:  # a newer release came between
+                return state
+            return slots.activated(state) if taken else slots.rejected(state, reason)
+
+        self.engine.store(name).change(decide)
+        log.log(logging.INFO if taken else logging.ERROR, "%s of %s: %s", shadow.ref.release, name, reason)
+        self.telemetry.event(
+            "release.activated" if taken else "release.rejected",
+            severity="info" if taken else "error",
+            model=name,
+            release=shadow.ref.release,
+            reason=reason,
+            dropped=shadow.counts.dropped,
+        )
+        self.engine.shadow(name)  # closes it
 
     def _probe(self, name: str) -> None:
         """A request of our own, from the self-test vectors: an idle device must be able to confirm as well."""

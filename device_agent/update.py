@@ -22,6 +22,7 @@ from device_agent.config import AgentConfig, ModelConfig, device_id
 from device_agent.download import Sleep, download, free_bytes
 from device_agent.errors import ConfigError, NetworkError, TrustError
 from device_agent.lock import locked
+from device_agent.shadow import Terms, leave_terms, terms_of
 from device_agent.slots import SlotRef, State
 from device_agent.source import open_source
 from device_agent.store import Store, store_for
@@ -37,7 +38,7 @@ from runtimes.errors import DeltaError, StorageError
 from runtimes.registry import RUNTIMES
 
 log = logging.getLogger(__name__)
-Outcome = Literal["current", "planned", "activated", "rejected", "revoked"]
+Outcome = Literal["current", "planned", "activated", "shadowing", "rejected", "revoked"]
 TRUST_FOLDER = "trust"
 
 
@@ -158,6 +159,8 @@ class ModelUpdater:
         if not decision.take:
             return Plan(self.model.name, decision.reason)
         if state.candidate is not None and state.candidate.manifest_sha256 == entry.manifest_sha256:
+            if state.active is not None and terms_of(self.store, state.candidate) is not None:
+                return Plan(self.model.name, f"release {entry.release} runs in the shadow of {state.active.release}")
             steps = (Step("resume", f"release {entry.release} is staged"), *_LAST_STEPS)
             return Plan(self.model.name, decision.reason, entry, steps=steps)
         return self._plan_fetch(entry, decision.reason, state)
@@ -301,6 +304,12 @@ class ModelUpdater:
             self._clean()
             return made(outcome="rejected", reason=verdict.reason, verdict=verdict)
         self.store.mark(ref, "passed")
+        rollout = plan.entry.rollout if plan.entry is not None else None
+        if rollout is not None and rollout.shadow_requests is not None and state.active is not None:
+            leave_terms(self.store, ref, Terms(rollout.shadow_requests, float(rollout.shadow_agreement)))
+            self._clean()
+            log.info("Release %s of %s runs in the shadow of %s", ref.release, self.model.name, state.active.release)
+            return made(outcome="shadowing", reason=plan.reason, verdict=verdict)
         self.store.change(slots.activated)
         self._clean()
         log.info("Release %s of %s is active, awaiting confirmation", ref.release, self.model.name)

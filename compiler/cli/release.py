@@ -66,6 +66,12 @@ def init(
 @click.option("--channel", default="stable", show_default=True)
 @click.option("--percent", type=click.FloatRange(0, 100), default=100.0, show_default=True, help="Share of devices.")
 @click.option("--min-agent", default=None, help="Oldest agent version that may take it.")
+@click.option(
+    "--shadow",
+    type=click.IntRange(1),
+    default=None,
+    help="Devices first compare it with the release they run on so many requests, unseen by clients.",
+)
 @click.option("--deltas", type=click.IntRange(0), default=3, show_default=True, help="From how many releases before.")
 @json_option
 def publish(
@@ -77,6 +83,7 @@ def publish(
     channel: str,
     percent: float,
     min_agent: str | None,
+    shadow: int | None,
     deltas: int,
     as_json: bool,
 ) -> None:
@@ -85,7 +92,8 @@ def publish(
     from runtimes.artifact.index import Rollout
 
     # A field that was not given stays out of the index.
-    rollout = Rollout(percent=percent, min_agent=min_agent) if min_agent else Rollout(percent=percent)
+    given = {"min_agent": min_agent, "shadow_requests": shadow}
+    rollout = Rollout.model_validate({"percent": percent} | {k: v for k, v in given.items() if v is not None})
     with_keys = signing(keys, no_password=no_password)
     result = perform(build, repo, with_keys, channel=channel, release=name, rollout=rollout, delta_from=deltas)
     if as_json:

@@ -34,13 +34,16 @@ MAX_INDEX_BYTES = 1 << 20
 class Rollout(_Open):
     """Who gets a release: ``percent`` of devices by hash, unless ``halted``; ``min_agent`` is a dotted version.
 
-    ``revoked``: why nobody gets it any more, and devices that run it leave it.
+    ``shadow_requests``: devices first run it unseen beside the active release for so many requests, and take it if at least
+    ``shadow_agreement`` of the answers agree. ``revoked``: why nobody gets it any more, and devices that run it leave it.
     """
 
     percent: Number = Field(default=100.0, ge=0, le=100)
     halted: bool = False
     min_agent: str | None = None
     revoked: str | None = None
+    shadow_requests: int | None = Field(default=None, ge=1)
+    shadow_agreement: Number = Field(default=0.99, ge=0, le=1)
 
     def includes(self, device_id: str, model: str, release: str) -> bool:
         """Whether the device is in the cohort: the first 8 bytes of SHA-256(device, model, release) as a share of 2**64.

@@ -1,0 +1,208 @@
+"""`python -m benchmarks.delta_releases [--peers PYTHON]`: patches between releases of a MobileNetV2 of 2.2 million parameters.
+
+Trained on scikit-learn's digits, fine-tuned in four ways, and built like any release: batch norms folded, exported by our exporters
+as int8, float16 and float32, ONNX and TFLite. The floor is the order-0 entropy of each tensor's residuals (per exponent of the old
+weight for floats), over the tensors that the codec finds. PYTHON is an interpreter of an environment that has bsdiff4, detools and
+hdiffpatch; zstd and xdelta3 are taken from the path. What is not installed is shown as "-".
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from benchmarks.delta import tensor_floor
+from benchmarks.sticky import hub_of
+from compiler.calibration.dataset import make_dataset
+from compiler.exporters import EXPORTERS
+from compiler.exporters.base import ExportOptions
+from compiler.hubfacts import hub_inputs
+from compiler.publish.delta import encode_delta
+from compiler.publish.delta.walkers import find_tensors
+from compiler.quantization.engine import quantize
+from profiles.schema import Precision
+from runtimes.artifact.delta import apply_delta
+from runtimes.artifact.delta.format import Kind
+from runtimes.session import Array
+
+KINDS = ("head only", "all weights, norms frozen", "all weights", "AdamW")
+PRECISIONS = (Precision.INT8, Precision.FP16, Precision.FP32)
+FORMATS = {"onnx": ".onnx", "tflite": ".tflite"}
+SETTINGS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+PEERS = {
+    "bsdiff4": "import bsdiff4;d=bsdiff4.diff(open(a,'rb').read(),open(b,'rb').read());open(o,'wb').write(d)",
+    "detools": "import detools;detools.create_patch_filenames(a,b,o,compression='lzma')",
+    "hdiffpatch": "import hdiffpatch;d=hdiffpatch.diff(open(a,'rb').read(),open(b,'rb').read());open(o,'wb').write(d)",
+}
+SIZE = 32
+DTYPES = {
+    Kind.ORDERED16: np.dtype(np.float16),
+    Kind.ORDERED32: np.dtype(np.float32),
+    Kind.DIFF16: np.dtype(np.int16),
+    Kind.DIFF32: np.dtype(np.int32),
+}
+
+
+def mobilenet_v2(classes: int) -> Any:
+    """Sandler et al. (2018), table 2, at width 1; stride 1 in the stem, because the pictures are small."""
+    from torch import nn
+
+    def block(inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1, act: bool = True) -> list[Any]:
+        conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+        return [conv, nn.BatchNorm2d(outputs), *([nn.ReLU6()] if act else [])]
+
+    class Inverted(nn.Module):
+        def __init__(self, inputs: int, outputs: int, stride: int, factor: int) -> None:
+            super().__init__()
+            wide = inputs * factor
+            layers = block(inputs, wide, 1, 1) if factor > 1 else []
+            self.layers = nn.Sequential(
+                *layers, *block(wide, wide, 3, stride, wide), *block(wide, outputs, 1, 1, act=False)
+            )
+            self.residual = stride == 1 and inputs == outputs
+
+        def forward(self, x: Any) -> Any:
+            return x + self.layers(x) if self.residual else self.layers(x)
+
+    layers, channels = block(3, 32, 3, 1), 32
+    for factor, outputs, count, stride in SETTINGS:
+        for index in range(count):
+            layers.append(Inverted(channels, outputs, stride if index == 0 else 1, factor))
+            channels = outputs
+    layers += [*block(channels, 1280, 1, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, classes)]
+    return nn.Sequential(*layers)
+
+
+def pictures() -> tuple[Array, Array]:
+    import torch
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    small = torch.from_numpy((digits.images[:, None] / 16).astype(np.float32))
+    large = torch.nn.functional.interpolate(small, (SIZE, SIZE), mode="bilinear")
+    return large.repeat(1, 3, 1, 1).numpy(), digits.target
+
+
+def fit(net: Any, optimizer: Any, rows: slice, epochs: int, *, moving_norms: bool) -> Any:
+    import torch
+
+    images, labels = pictures()
+    x, y = torch.from_numpy(images[rows]), torch.from_numpy(labels[rows])
+    net.train(moving_norms)
+    order = torch.Generator().manual_seed(epochs)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(y), generator=order).split(64):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(net(x[batch]), y[batch]).backward()
+            optimizer.step()
+    return net.eval()
+
+
+def tuned(net: Any, kind: str) -> Any:
+    import torch
+
+    made = copy.deepcopy(net)
+    weights = made[-1].parameters() if kind == "head only" else made.parameters()
+    optimizer: Any = torch.optim.AdamW(weights, 1e-4) if kind == "AdamW" else torch.optim.SGD(weights, 0.005, 0.9)
+    return fit(made, optimizer, slice(900, 1500), 2, moving_norms=kind in ("all weights", "AdamW"))
+
+
+def write(net: Any, folder: Path) -> dict[tuple[str, Precision], Path]:
+    """The artifacts of one release."""
+    folder.mkdir()
+    images, _ = pictures()
+    hub = hub_of(net, images, folder)
+    data = make_dataset({hub_inputs(hub)[0].name: images[:128]}, hub_inputs(hub), where="digits")
+    models: dict[Precision, ir.Model] = dict.fromkeys(PRECISIONS, hub) | {Precision.INT8: quantize(hub, data).model}
+    return {
+        (fmt, precision): EXPORTERS.get(fmt)
+        .export(model, folder / f"net-{precision.value}{suffix}", ExportOptions(precision))
+        .path
+        for precision, model in models.items()
+        for fmt, suffix in FORMATS.items()
+    }
+
+
+def floor_bytes(old: bytes, new: bytes) -> float:
+    """Over tensors of one name and size in both."""
+    before = {t.key: t for t in find_tensors(old)}
+    total = 0.0
+    for after in find_tensors(new):
+        found = before.get(after.key)
+        if found is not None and (found.size, found.kind) == (after.size, after.kind):
+            dtype = DTYPES.get(after.kind, np.dtype(np.int8))
+            a, b = (
+                np.frombuffer(d, dtype, t.size // dtype.itemsize, t.offset) for d, t in ((old, found), (new, after))
+            )
+            total += tensor_floor(a, b) / 8
+    return total
+
+
+def peer_sizes(a: Path, b: Path, folder: Path, python: str | None) -> list[str]:
+    out = folder / "peer"
+    sizes = []
+    for code in PEERS.values():
+        script = f"a,b,o={str(a)!r},{str(b)!r},{str(out)!r}\n{code}"
+        done = subprocess.run([python, "-c", script], capture_output=True) if python else None
+        sizes.append(f"{out.stat().st_size:,}" if done is not None and done.returncode == 0 else "-")
+    commands = {
+        "zstd": ["zstd", "-qq", "-f", "-19", "--long=27", f"--patch-from={a}", str(b), "-o", str(out)],
+        "xdelta3": ["xdelta3", "-9", "-f", "-e", "-s", str(a), str(b), str(out)],
+    }
+    for name, command in commands.items():
+        done = subprocess.run(command, capture_output=True) if shutil.which(name) else None
+        sizes.append(f"{out.stat().st_size:,}" if done is not None and done.returncode == 0 else "-")
+    return sizes
+
+
+def main() -> None:
+    import torch
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--peers", metavar="PYTHON", help="interpreter of an environment with bsdiff4, detools, hdiffpatch"
+    )
+    python = parser.parse_args().peers
+    columns = ["fine-tune", "stored as", "format", "full", "xz", *PEERS, "zstd", "xdelta3", "patch", "floor", "over"]
+    print(f"| {' | '.join([*columns, 'encode s', 'decode MB/s'])} |\n|{'---|' * (len(columns) + 2)}")
+    torch.manual_seed(0)
+    net = mobilenet_v2(10)
+    net = fit(net, torch.optim.Adam(net.parameters(), 1e-3), slice(0, 900), 6, moving_norms=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        before = write(net, folder / "before")
+        for number, kind in enumerate(KINDS):
+            after = write(tuned(net, kind), folder / f"after{number}")
+            for (fmt, precision), new in after.items():
+                cells = measure(before[fmt, precision], new, folder, python if fmt == "onnx" else None)
+                print("| " + " | ".join([kind, precision.value, fmt, *cells]) + " |", flush=True)
+
+
+def measure(old: Path, new: Path, folder: Path, python: str | None) -> list[str]:
+    import lzma
+
+    size = new.stat().st_size
+    start = time.perf_counter()
+    made = encode_delta(old, new, folder / "patch")
+    encoded = time.perf_counter()
+    apply_delta(old, folder / "patch", folder / "out", max_result_bytes=size)
+    decoded = time.perf_counter()
+    floor = floor_bytes(old.read_bytes(), new.read_bytes())
+    packed = len(lzma.compress(new.read_bytes(), preset=6))
+    over = f"{100 * (made.size_bytes / floor - 1):+.1f} %" if floor else "-"
+    cells = [f"{size:,}", f"{packed:,}", *peer_sizes(old, new, folder, python)]
+    cells += [f"{made.size_bytes:,}", f"{floor:,.0f}", over]
+    return [*cells, f"{encoded - start:.2f}", f"{size / 1e6 / (decoded - encoded):.0f}"]
+
+
+if __name__ == "__main__":
+    main()
