@@ -1,8 +1,7 @@
 """A candidate that sees what the active release sees: its answers are compared, never returned.
 
-Requests wait in a short queue for one thread at the lowest priority; when the queue is full they are let go, so that live requests
-Requests wait in a short queue for one thread at the lowest priority; when it is full they are let go, so that live requests
-wait for nothing. How many comparisons decide, and at what agreement, is the signed word of the publisher, which the updater leaves in the
+Requests wait in a short queue for one thread at the lowest priority; when it is full they are let go, so that live requests wait
+for nothing. How many comparisons decide, and at what agreement, is the signed word of the publisher; the updater leaves it in the slot.
 """
 
 from __future__ import annotations
