@@ -1,7 +1,7 @@
 """A candidate that sees what the active release sees: its answers are compared, never returned.
 
-Requests wait in a short queue for one thread at the lowest priority; when it is full they are let go, so that live requests wait
-for nothing. How many comparisons decide, and at what agreement, is the signed word of the publisher; the updater leaves it in the slot.
+Requests wait in a short queue for one thread at the lowest priority; when it is full they are let go: live requests wait for nothing.
+How many comparisons decide, and at what agreement, is the publisher's signed word, which the updater leaves in the slot.
 """
 
 from __future__ import annotations
