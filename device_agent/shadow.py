@@ -1,6 +1,6 @@
 """A candidate that sees what the active release sees: its answers are compared, never returned.
 
-Requests wait in a short queue for one thread at the lowest priority; when it is full they are let go: live requests wait for nothing.
+Requests wait in a short queue for one thread at the lowest priority; when it is full they are let go, and live ones never wait.
 How many comparisons decide, and at what agreement, is the publisher's signed word, which the updater leaves in the slot.
 """
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tuf.api.metadata import TargetFile, Targets
+from tuf.api.metadata import Key, TargetFile, Targets
 
 from compiler.errors import PublishError
 from compiler.publish import provenance as documents
@@ -183,8 +183,13 @@ def refresh(repo: Path, signing: Signing, *, everything: bool = False) -> dateti
     return repository.timestamp.signed.expires
 
 
-def commit_changes(repository: Repository, changed: list[str], signing: Signing) -> None:
-    """Sign and write the changed channels as ``signing`` says. Raises what ``repository.commit`` raises."""
+def commit_changes(
+    repository: Repository,
+    changed: list[str],
+    signing: Signing,
+    also: Mapping[str, Mapping[str, Key]] | None = None,
+) -> None:
+    """Sign and write the changed channels as ``signing`` says; ``also`` and what it raises: see ``repository.commit``."""
     commit(
         repository,
         changed,
@@ -192,6 +197,7 @@ def commit_changes(repository: Repository, changed: list[str], signing: Signing)
         password=signing.password,
         now=signing.seconds,
         lifetimes=signing.lifetimes,
+        also=also,
     )
     if repository.timestamp.signed.is_expired():
         log.warning("the timestamp expired at its signing, because SOURCE_DATE_EPOCH is so old; devices will refuse it")

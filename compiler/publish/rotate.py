@@ -15,8 +15,8 @@ from tuf.api.metadata import Key, Metadata, Root, Targets
 
 from compiler.errors import PublishError, PublishTrustError
 from compiler.publish.keys import ensure_signer, key_files, signers_for
-from compiler.publish.release import Signing
-from compiler.publish.repository import TOP_ROLES, Repository, commit, load, locked
+from compiler.publish.release import Signing, commit_changes
+from compiler.publish.repository import TOP_ROLES, Repository, load, locked
 from runtimes.artifact.files import write_atomic
 
 
@@ -55,7 +55,7 @@ def rotate(repo: Path, signing: Signing, role: str, *, lost: bool = False) -> Ro
         if role in TOP_ROLES:
             _rotate_top_role(repository, signing, role, old)
         else:
-            _commit(repository, ["targets", role], signing, {role: old})
+            commit_changes(repository, ["targets", role], signing, {role: old})
     trusted = tuple(delegator.get_delegated_role(role).keyids)
     return Rotated(role, tuple(retired), trusted, tuple(path for path, _ in made), repository.root.signed.version)
 
@@ -102,7 +102,7 @@ def _rotate_top_role(repository: Repository, signing: Signing, role: str, old: d
     root.signed.expires = _expires(signing)
     data = _signed_root(root, before, signing)
     if role != "root":
-        _commit(repository, ["targets"] if role == "targets" else [], signing, {role: old})
+        commit_changes(repository, ["targets"] if role == "targets" else [], signing, {role: old})
     write_atomic(repository.metadata / f"{root.signed.version}.root.json", data)
 
 
@@ -121,15 +121,3 @@ def _signed_root(root: Metadata[Root], before: Root, signing: Signing) -> bytes:
         for signer in signers_for(signing.keys, "root", keys, role.threshold, signing.password):
             root.sign(signer, append=True)
     return root.to_bytes()
-
-
-def _commit(repository: Repository, changed: list[str], signing: Signing, also: dict[str, dict[str, Key]]) -> None:
-    commit(
-        repository,
-        changed,
-        signing.keys,
-        password=signing.password,
-        now=signing.seconds,
-        lifetimes=signing.lifetimes,
-        also=also,
-    )
