@@ -30,6 +30,7 @@ class BuildRequest:
     ``integer_io``: integer inputs and outputs of TFLite, all kernels on integers unless ``float_islands``.
     ``io_layout`` NHWC puts the channels of images last; None leaves them as the source has them.
     ``preprocess``: a TOML file that says how pictures or recordings become inputs (runtimes/preprocess.py).
+    ``metadata``: KEY=VALUE, written into every artifact; Core ML shows author, license, version and description in their places.
     ``previous``: where the release before is (compiler/previous/find.py); INT8 keeps its numbers. ``cache_dir`` None turns the
     stage cache off.
     """
@@ -51,6 +52,7 @@ class BuildRequest:
     quantizer: str = "edgewright"
     labels: tuple[str, ...] | None = None
     preprocess: Path | None = None
+    metadata: tuple[str, ...] = ()
     previous: str | None = None
     integer_io: IntegerIO | None = None
     float_islands: bool = False
@@ -70,6 +72,8 @@ class Plan:
     variants: tuple[Variant, ...]
     previous: PreviousRelease | None = None
     already: Precision | None = None  # what the source itself is quantized to
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
 
 
 def plan_build(request: BuildRequest) -> Plan:
@@ -100,7 +104,7 @@ def plan_build(request: BuildRequest) -> Plan:
     _check_output(request)
     name = request.name or model_name(request.source)
     previous = find_previous(request.previous, name) if request.previous else None
-    return Plan(name, profiles, variants, previous, already)
+    return Plan(name, profiles, variants, previous, already, _metadata(request), request.labels)
 
 
 def _check_quantized_source(request: BuildRequest, already: Precision, variants: tuple[Variant, ...]) -> None:
@@ -123,6 +127,17 @@ def _check_quantized_source(request: BuildRequest, already: Precision, variants:
             f"{asked[0]} changes the numbers of a model, and {request.source} is quantized to {already.value} already.",
             remedy="Give the float model, or leave the option out.",
         )
+
+
+def _metadata(request: BuildRequest) -> dict[str, str]:
+    """KEY=VALUE pairs. Raises DataError."""
+    pairs = [text.partition("=") for text in request.metadata]
+    bad = [key + sign + value for key, sign, value in pairs if not key.strip() or not sign]
+    if bad:
+        raise DataError(
+            f"--metadata {bad[0]} is no KEY=VALUE.", remedy="Write for instance --metadata author='Jo Doe'."
+        )
+    return {key.strip(): value for key, _, value in pairs}
 
 
 def _without_data(request: BuildRequest, variants: tuple[Variant, ...]) -> tuple[Variant, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from compiler.quantization.unquantize import float_twin
 from compiler.request import BuildRequest, Plan
 from compiler.shaping import half_stage, prune_stage, quantize_stage, scheme_stage
 from compiler.variants import Variant
-from profiles.schema import Precision
+from profiles.schema import Format, Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +63,16 @@ class Exported:
     result: ExportResult
 
 
-def export_options(variant: Variant, precision: Precision | None = None) -> ExportOptions:
+def export_options(
+    variant: Variant, precision: Precision | None = None, metadata: Mapping[str, str] | None = None
+) -> ExportOptions:
     """The exporter's options for ``variant``, at its own precision unless another is named."""
     return ExportOptions(
         precision or variant.precision,
         deployment_target=variant.deployment_target,
         integer_io=variant.integer_io if precision is None else None,
         float_islands=variant.float_islands,
+        metadata=metadata or {},
     )
 
 
@@ -116,6 +120,20 @@ def shape(
     return Shaped(hub, quantized, digests, prune_report, quantization, schemes, half)
 
 
+def written_metadata(variant: Variant, plan: Plan) -> dict[str, str]:
+    """What the artifact says about itself: the request's own, and the classes, for Xcode's preview in its own words.
+
+    Source: coremltools, "Xcode Model Preview Types" (com.apple.coreml.model.preview.type and .params).
+    """
+    written = dict(plan.metadata)
+    if plan.labels and variant.format is Format.COREML:
+        written["com.apple.coreml.model.preview.type"] = "imageClassifier"
+        written["com.apple.coreml.model.preview.params"] = json.dumps({"labels": list(plan.labels)})
+    elif plan.labels:
+        written["edgewright.labels"] = "\n".join(plan.labels)
+    return written
+
+
 def _as_it_is(hub: ir.Model, precision: Precision) -> Shaped:
     twin = float_twin(hub)
     digests = {"float": digest_of(twin), precision.value: digest_of(hub)}
@@ -139,7 +157,8 @@ def export_all(
     with progress.stage("export", len(plan.variants)) as advance:
         for done, variant in enumerate(plan.variants, 1):
             model = shaped.model(variant.precision)
-            exporter, options = EXPORTERS.get(variant.format.value), export_options(variant)
+            exporter = EXPORTERS.get(variant.format.value)
+            options = export_options(variant, metadata=written_metadata(variant, plan))
             found = exporter.check(model, options)
             refusals += found
             if not found:
@@ -153,7 +172,8 @@ def export_all(
 def _export(
     variant: Variant, model: ir.Model, shaped: Shaped, plan: Plan, result: Path, cache: Cache, scratch: Path
 ) -> ExportResult:
-    name, options = variant.file_name(plan.model), export_options(variant)
+    name = variant.file_name(plan.model)
+    options = export_options(variant, metadata=written_metadata(variant, plan))
     digest = shaped.digest(variant.precision)
 
     def produce(folder: Path) -> None:

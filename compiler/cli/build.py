@@ -72,12 +72,23 @@ PRECISIONS = ("fp32", "fp16", "int8", "int16x8", "int8-dynamic", "int8-weights",
     help="Share of channels to remove, e.g. 0.25.",
 )
 @click.option("--observer", help="How activation ranges are found: min-max, percentile or mse.")
-@click.option("--quantizer", default="edgewright", show_default=True, help="Quantization engine.")
+@click.option(
+    "--quantizer",
+    default="edgewright",
+    show_default=True,
+    help="Who calibrates: edgewright, onnxruntime or neural-compressor.",
+)
 @click.option(
     "--labels",
     "labels_file",
     type=click.Path(path_type=Path),
     help="Text file, one class name per line, for the manifest.",
+)
+@click.option(
+    "--metadata",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Written into every artifact; Xcode shows author, license, version and description; repeatable.",
 )
 @click.option(
     "--previous",

@@ -45,6 +45,7 @@ QUANTIZERS: Registry[Quantizer] = Registry(
     "quantizer", how_to_add="Add a function that follows Quantizer and one line in compiler/quantization/engine.py."
 )
 QUANTIZERS.add_lazy("edgewright", "compiler.quantization.engine", "quantize")
+QUANTIZERS.add_lazy("onnxruntime", "compiler.quantization.onnxruntime_engine", "quantize")
 QUANTIZERS.add_lazy("neural-compressor", "compiler.quantization.neural_compressor", "quantize")
 
 

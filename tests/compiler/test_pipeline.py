@@ -207,3 +207,22 @@ def test_weights_only_needs_no_data_and_updates_are_predicted(
     assert again.quantization is not None
     assert again.quantization["sticky"]["chosen"]["kept_codes"] == 1.0
     assert "Updates from the previous release" in (tmp_path / "again" / "report.html").read_text("utf-8")
+
+
+def test_metadata_and_classes_are_in_every_artifact(request_: BuildRequest, tmp_path: Path) -> None:
+    import onnx
+    from ai_edge_litert import schema_py_generated as schema
+
+    from compiler.pipeline import build
+
+    names = ("a", "b", "c", "d")
+    small = replace(request_, precisions=(Precision.FP32,), labels=names, metadata=("author=Jo Doe", "version=1.2"))
+    assert build(replace(small, output=tmp_path / "out")).ok
+    props = {p.key: p.value for p in onnx.load(tmp_path / "out" / "net-fp32.onnx").metadata_props}
+    assert (props["author"], props["edgewright.labels"]) == ("Jo Doe", "a\nb\nc\nd")
+    model = schema.ModelT.InitFromPackedBuf((tmp_path / "out" / "net-fp32.tflite").read_bytes(), 0)
+    assert {m.name.decode() for m in model.metadata} >= {"author", "version", "edgewright.labels"}
+    package = (tmp_path / "out" / "net-fp32.mlpackage" / "Data" / "com.apple.CoreML" / "model.mlmodel").read_bytes()
+    assert b"Jo Doe" in package and b'{"labels": ["a", "b", "c", "d"]}' in package
+    with pytest.raises(DataError, match="no KEY=VALUE"):
+        build(replace(small, output=tmp_path / "no", metadata=("author",)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from compiler.calibration.dataset import Dataset, make_dataset
-from compiler.errors import ExtraMissing
+from compiler.errors import DataError, ExtraMissing
 from compiler.quantization.engine import QUANTIZERS, quantize
 from compiler.quantization.plan import QuantizeOptions
 from runtimes.session import TensorSpec
@@ -26,7 +26,28 @@ def data() -> Dataset:
 
 def test_the_default_quantizer_is_the_engine() -> None:
     assert QUANTIZERS.get("edgewright") is quantize
-    assert QUANTIZERS.names() == ["edgewright", "neural-compressor"]
+    assert QUANTIZERS.names() == ["edgewright", "neural-compressor", "onnxruntime"]
+
+
+@pytest.mark.parametrize("observer", ("min-max", "percentile", "entropy"))
+def test_onnxruntimes_ranges_under_our_rules(observer: str) -> None:
+    model = hub(NET, w=WEIGHT)
+    theirs = QUANTIZERS.get("onnxruntime")(model, data(), QuantizeOptions(observer=observer))
+    ours = quantize(model, data(), QuantizeOptions(observer="min-max"))
+    assert theirs.spec.constants == ours.spec.constants
+    assert theirs.spec.activations.keys() == ours.spec.activations.keys()
+    for name, params in theirs.spec.activations.items():
+        mine = ours.spec.activations[name]
+        if observer == "min-max":
+            assert params == mine
+        else:
+            assert params.scale[0] <= mine.scale[0] * 1.001
+    assert theirs.calibration.observer == f"onnxruntime {observer}"
+
+
+def test_a_method_that_onnxruntime_lacks_is_refused() -> None:
+    with pytest.raises(DataError, match="min-max, percentile, entropy, not moving"):
+        QUANTIZERS.get("onnxruntime")(hub(NET, w=WEIGHT), data(), QuantizeOptions(observer="moving"))
 
 
 @pytest.mark.skipif(INSTALLED, reason="Neural Compressor is installed")
