@@ -74,6 +74,27 @@ def status(config_path: Path, as_json: bool, verbose: bool) -> None:
 
 @cli.command()
 @_shared
+@click.pass_context
+def doctor(ctx: click.Context, config_path: Path, as_json: bool, verbose: bool) -> None:
+    """Look for what is wrong on this device, and say the way out. Exit 1 if there is a problem."""
+    config = _load(config_path, verbose)
+    from dataclasses import asdict
+
+    from device_agent.doctor import examine
+
+    findings = examine(config)
+    sick = any(finding.grade == "problem" for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.grade:8} {finding.what}: {finding.detail}")
+        lines += [f"         -> {finding.remedy}"] if finding.remedy else []
+    document = {"schema": "edgewright.agent-doctor/1", "ok": not sick, "findings": [asdict(f) for f in findings]}
+    _print(document, as_json, "\n".join(lines))
+    ctx.exit(int(ExitCode.GATE if sick else ExitCode.DONE))
+
+
+@cli.command()
+@_shared
 @click.option("--model", help="Model; may be omitted if only one is configured.")
 @click.option("--inputs", type=click.Path(path_type=Path), required=True, help=".npz with one array per input.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help=".npz for the outputs.")
