@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from compiler.cli.keys import json_option, print_json, signing, signing_options
-from compiler.cli.release_manage import diff, prune, revoke, rotate
+from compiler.cli.release_manage import diff, prune, push, revoke, rotate
 from profiles.units import format_bytes
 
 if TYPE_CHECKING:
@@ -265,5 +265,5 @@ def simulate(repo: Path, channel: str, model: str, devices: int, percent: float 
         click.echo(f"{release or 'no release':20} {count:>10,}  {100 * count / devices:6.2f} %")
 
 
-for _command in (revoke, prune, diff, rotate):
+for _command in (revoke, prune, diff, rotate, push):
     release.add_command(_command)

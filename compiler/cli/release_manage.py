@@ -1,4 +1,4 @@
-"""``edgewright release revoke|prune|diff|rotate``: what happens to releases and keys after publication."""
+"""``edgewright release revoke|prune|diff|rotate|push``: what happens to releases and keys after publication."""
 
 from __future__ import annotations
 
@@ -113,3 +113,20 @@ def rotate(repo: Path, keys: Path, no_password: bool, role: str, lost: bool, as_
     for path in done.new_files:
         click.echo(f"  new key: {path}")
     click.echo("Old key files of this role sign nothing any more: destroy them.")
+
+
+@click.command()
+@REPO
+@click.argument("destination")
+@click.option("--delete", is_flag=True, help="Remove there what REPO does not hold any more (after prune).")
+@json_option
+def push(repo: Path, destination: str, delete: bool, as_json: bool) -> None:
+    """Carry REPO to DESTINATION, a folder or an rsync address, such that no device ever sees a half-published state."""
+    from compiler.publish.push import push as perform
+
+    done = perform(repo, destination, delete=delete)
+    if as_json:
+        print_json("edgewright.release-pushed/1", asdict(done))
+        return
+    sent = f"{done.files} of {done.offered} files sent" if done.files is not None else f"{done.offered} files offered"
+    click.echo(f"{sent} to {destination}{f', {done.removed} removed' if done.removed else ''}.")
