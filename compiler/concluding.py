@@ -16,6 +16,7 @@ from compiler.gates import (
     agreement_gate,
     answers_gate,
     finite_gate,
+    invariants_gate,
     lowering_gate,
     size_gate,
     sqnr_gate,
@@ -31,7 +32,7 @@ from compiler.report.write import write_report
 from compiler.request import BuildRequest, Data, Plan
 from compiler.stages import Exported, Shaped
 from compiler.variants import Variant, strictest
-from compiler.verification.metrics import StepAgreement, accuracy
+from compiler.verification.metrics import accuracy
 from compiler.verification.verify import Verified
 from runtimes.artifact.files import sha256_tree, size_tree
 
@@ -49,7 +50,7 @@ def conclude(
 ) -> Report:
     """Judge the gates, write report.json, report.html and the manifest draft; set artifacts aside when a gate says no."""
     artifacts = tuple(
-        _artifact_report(result, item, found, low, plan, request, checked.agreement)
+        _artifact_report(result, item, found, low, plan, request, checked)
         for item, found, low in zip(exported, checked.verified, checked.lowering, strict=True)
     )
     first = next(iter(checked.truth.outputs))
@@ -120,7 +121,7 @@ def _artifact_report(
     low: Verified,
     plan: Plan,
     request: BuildRequest,
-    pairs: Sequence[StepAgreement],
+    checked: Checked,
 ) -> ArtifactReport:
     path, variant = item.result.path, item.variant
     size = size_tree(path)
@@ -142,7 +143,7 @@ def _artifact_report(
         peak_memory_bytes=found.execution.peak_memory_bytes,
         notes=item.result.notes,
         refusals=item.result.refusals,
-        gates=_gates(path.name, item.variant, found, low, size, plan, request, pairs),
+        gates=_gates(path.name, item.variant, found, low, size, plan, request, checked),
     )
 
 
@@ -154,10 +155,14 @@ def _gates(
     size: int,
     plan: Plan,
     request: BuildRequest,
-    pairs: Sequence[StepAgreement],
+    checked: Checked,
 ) -> tuple[Gate, ...]:
     budgets = strictest(variant, plan.profiles)
-    gates: list[Gate | None] = [finite_gate(name, found.parity), lowering_gate(name, variant.precision, low.parity)]
+    gates: list[Gate | None] = [
+        finite_gate(name, found.parity),
+        invariants_gate(name, found.execution.outputs, checked.truth.outputs),
+        lowering_gate(name, variant.precision, low.parity),
+    ]
     drop = request.max_drop if request.max_drop is not None else budgets.max_drop_points
     if found.flips is not None and drop is not None:
         gates.append(accuracy_gate(name, found.flips, drop))
@@ -168,7 +173,7 @@ def _gates(
             gates.append(answers_gate(name, found.parity, request.min_agreement))
     if budgets.size_bytes is not None:
         gates.append(size_gate(name, size, budgets.size_bytes))
-    gates += [agreement_gate(pair) for pair in pairs if pair.first == name]
+    gates += [agreement_gate(pair) for pair in checked.agreement if pair.first == name]
     return tuple(gate for gate in gates if gate is not None)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from compiler.verification.metrics import Flips, Parity, StepAgreement
 from profiles.schema import Precision
 from profiles.units import format_bytes
+from runtimes.session import Array
 
 # Largest error relative to the output's range that lowering alone may cause. float32: accumulation order only. float16: 2**-11
 # relative rounding per operation; 1e-2 leaves room for some tens of layers (0.1 % to 1 % was measured on eight nets). Artifacts
@@ -18,6 +22,7 @@ LOWERING_TOLERANCE = {
     Precision.INT4_WEIGHTS: 1e-4,
 }
 MIN_SHARE_WITHIN_TWO_STEPS = 0.99
+SHARES_SUM = 0.01  # float16 shares are off by a few 2**-11 each
 SIGNIFICANCE = 0.05
 
 
@@ -36,6 +41,31 @@ class Gate:
 def finite_gate(artifact: str, parity: Parity) -> Gate:
     reason = "All outputs are finite." if parity.finite else f"Output {parity.worst_tensor!r} holds NaN or infinity."
     return Gate("finite", artifact, parity.finite, float(not parity.finite), 0.0, reason)
+
+
+def invariants_gate(artifact: str, outputs: Mapping[str, Array], truth: Mapping[str, Array]) -> Gate:
+    """What must hold whatever the precision: an output that varies with the input still does, and shares still sum to 1.
+
+    Shares are outputs of the source that are positive and sum to 1 along the last axis; each may be off by half a step of 1/256,
+    the coarsest that any integer kernel gives.
+    """
+    broken = []
+    for name, want in truth.items():
+        got = outputs[name]
+        if len(want) > 1 and np.ptp(want, axis=0).max(initial=0) > 0 and not np.ptp(got, axis=0).any():
+            broken.append(f"{name!r} is the same for every input")
+        if _are_shares(want):
+            off = float(np.abs(got.astype(np.float64).sum(axis=-1) - 1).max())
+            if not off <= max(SHARES_SUM, want.shape[-1] / 512):
+                broken.append(f"{name!r} sums to 1 within {off:.2g} only")
+    reason = f"Broken: {'; '.join(broken)}." if broken else "Outputs vary with the input, and shares sum to 1."
+    return Gate("invariants", artifact, not broken, float(len(broken)), 0.0, reason)
+
+
+def _are_shares(values: Array) -> bool:
+    if values.dtype.kind != "f" or values.ndim < 2 or values.shape[-1] < 2 or (values < 0).any():
+        return False
+    return bool(np.abs(values.astype(np.float64).sum(axis=-1) - 1).max(initial=0) < 1e-3)
 
 
 def lowering_gate(artifact: str, precision: Precision, parity: Parity) -> Gate | None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from compiler import gates
 from compiler.verification.metrics import Flips, Parity, StepAgreement, mcnemar_p
 from profiles.schema import Precision
@@ -41,3 +43,21 @@ def test_size_and_agreement() -> None:
     assert not gates.size_gate("a", 2048, 1024).ok
     assert gates.agreement_gate(StepAgreement("a", "b", 3.0, 0.5, 0.98, 0.99)).ok
     assert not gates.agreement_gate(StepAgreement("a", "b", 3.0, 0.5, 0.9, 0.98)).ok
+
+
+def test_an_output_that_no_longer_varies_fails() -> None:
+    truth = {"y": np.arange(6, dtype=np.float32).reshape(3, 2)}
+    assert gates.invariants_gate("a", {"y": truth["y"] + 1}, truth).ok
+    dead = gates.invariants_gate("a", {"y": np.ones((3, 2), np.float32)}, truth)
+    assert not dead.ok and "'y' is the same for every input" in dead.reason
+    constant = {"y": np.ones((3, 2), np.float32)}
+    assert gates.invariants_gate("a", constant, constant).ok  # the source's own is constant too
+
+
+def test_shares_still_sum_to_one() -> None:
+    shares = np.float32([[0.2, 0.8], [0.5, 0.5]])
+    assert gates.invariants_gate("a", {"y": shares + np.float32(0.002)}, {"y": shares}).ok
+    broken = gates.invariants_gate("a", {"y": shares * np.float32(0.9)}, {"y": shares})
+    assert not broken.ok and "sums to 1 within 0.1" in broken.reason
+    logits = np.float32([[2.0, -1.0], [0.1, 0.9]])
+    assert gates.invariants_gate("a", {"y": logits * 2}, {"y": logits}).ok
