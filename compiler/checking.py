@@ -22,6 +22,9 @@ from profiles.schema import Format, Precision
 from runtimes.errors import ChildFailed, RuntimeFailure
 from runtimes.session import Array, TensorSpec, run_dataset
 
+# LiteRT's 16x8 kernels keep 15 bits of every multiplier (MultiplyByQuantizedMultiplier for int64 in kernels/internal/common.h), so
+# each layer may be off by a code or two of 65,536; a step of 32 codes is an eighth of int8's.
+CODES_PER_STEP = {Precision.INT8: 1, Precision.INT16X8: 32}
 EVALUATION_LIMIT = 4096  # samples executed per artifact; the reference evaluator sets the pace
 RANDOM_SAMPLES = 8
 QUANTIZED_RANDOM_SAMPLES = (
@@ -125,12 +128,12 @@ def _agreements(
 ) -> tuple[StepAgreement, ...]:
     """Every pair of artifacts of one precision with integer activations, in steps of the quantized outputs' scales."""
     pairs: list[StepAgreement] = []
-    for precision in (Precision.INT8, Precision.INT16X8):
+    for precision, codes in CODES_PER_STEP.items():
         scales = output_scales(shaped.quantized[precision]) if precision in shaped.quantized else {}
         alike = [
             (item.result.path.name, found.execution.outputs)
             for item, found in zip(exported, verified, strict=True)
             if item.variant.precision is precision and scales
         ]
-        pairs += [step_agreement(a, b, scales) for a, b in itertools.combinations(alike, 2)]
+        pairs += [step_agreement(a, b, scales, codes) for a, b in itertools.combinations(alike, 2)]
     return tuple(pairs)

@@ -154,6 +154,9 @@ def _session_options(ort: Any, options: SessionOptions, profiles: tempfile.Tempo
     result.log_severity_level = _ERRORS_ONLY
     # Products with integer weights alone stay float32, as the file says; the default rounds their inputs to int8.
     result.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    # x86 without VNNI saturates 16-bit sums of uint8 x int8 pairs; this takes exact uint8 x uint8 kernels, and only there
+    # (kOrtSessionOptionsAvx2PrecisionMode in onnxruntime_session_options_config_keys.h).
+    result.add_session_config_entry("session.x64quantprecision", "1")
     if profiles is not None:  # a folder of its own: the default is the working directory
         result.profile_file_prefix = str(Path(profiles.name) / "onnxruntime")
         result.enable_profiling = True

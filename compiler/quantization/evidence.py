@@ -56,8 +56,8 @@ class Evidence:
         if self.cpu_flags:
             return None
         return (
-            "this CPU has no int8 dot product (VNNI or ARM asimddp): onnxruntime may saturate on x86 without it, "
-            "so int8 accuracy measured here is not the board's"
+            "this CPU has no int8 dot product (VNNI or ARM asimddp): onnxruntime takes exact but slower kernels here "
+            "(session.x64quantprecision), so int8 latency measured here is not the board's"
         )
 
 

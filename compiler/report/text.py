@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from compiler.report.schema import ArtifactReport, Report
+from compiler.verification.metrics import StepAgreement
 from profiles.units import format_bytes
 
 
@@ -16,7 +17,7 @@ def summary(report: Report, output: Path) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     for pair in report.agreement:
         lines.append(
-            f"int8 agreement: {pair.first} and {pair.second}: equal on {pair.share_equal:.2%} of outputs, "
+            f"{_kind(pair)} agreement: {pair.first} and {pair.second}: equal on {pair.share_equal:.2%} of outputs, "
             f"within one step on {pair.share_within_one:.2%}, at most {pair.max_steps:g} steps apart"
         )
     lines += [
@@ -31,6 +32,10 @@ def summary(report: Report, output: Path) -> str:
         else "A gate failed: the artifacts lie in `rejected`, nothing can be published."
     )
     return "\n".join([*lines, verdict, f"Report: {output / 'report.html'}"])
+
+
+def _kind(pair: StepAgreement) -> str:
+    return "int8" if pair.codes_per_step == 1 else f"int16x8 (in steps of {pair.codes_per_step} codes)"
 
 
 def _row(artifact: ArtifactReport) -> tuple[str, ...]:

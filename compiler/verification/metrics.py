@@ -89,7 +89,10 @@ def agreement(outputs: Array, reference: Array) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class StepAgreement:
-    """How far two int8 artifacts are apart, in steps of the output's scale. Shares are of all output elements."""
+    """How far two integer artifacts are apart, in steps of the output's scale. Shares are of all output elements.
+
+    ``codes_per_step``: how many codes make a step: 1, more for codes that are finer than kernels compute.
+    """
 
     first: str
     second: str
@@ -97,17 +100,24 @@ class StepAgreement:
     share_equal: float
     share_within_one: float
     share_within_two: float
+    codes_per_step: int = 1
 
 
 def step_agreement(
-    first: tuple[str, Mapping[str, Array]], second: tuple[str, Mapping[str, Array]], scales: Mapping[str, float]
+    first: tuple[str, Mapping[str, Array]],
+    second: tuple[str, Mapping[str, Array]],
+    scales: Mapping[str, float],
+    codes_per_step: int = 1,
 ) -> StepAgreement:
     """Compare two artifacts' outputs in quantization steps; ``scales`` holds the scale of each quantized output.
 
     Half a step of slack absorbs the float rounding of dequantization: real differences are whole steps.
     """
     steps = np.concatenate(
-        [np.abs(first[1][n].astype(np.float64) - second[1][n]).ravel() / scale for n, scale in scales.items()]
+        [
+            np.abs(first[1][n].astype(np.float64) - second[1][n]).ravel() / (scale * codes_per_step)
+            for n, scale in scales.items()
+        ]
     )
     steps = np.where(np.isfinite(steps), np.rint(steps), np.inf)
     return StepAgreement(
@@ -117,6 +127,7 @@ def step_agreement(
         share_equal=float((steps < 0.5).mean()),
         share_within_one=float((steps < 1.5).mean()),
         share_within_two=float((steps < 2.5).mean()),
+        codes_per_step=codes_per_step,
     )
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx.numpy_helper
 import onnx.parser
 import pytest
 
@@ -123,3 +124,24 @@ def test_available_says_why_when_the_package_is_missing(monkeypatch: pytest.Monk
     reason = OPENER.available()
     assert reason is not None
     assert "pip install" in reason
+
+
+def test_int8_products_do_not_saturate_on_any_cpu() -> None:
+    """On x86 without VNNI, onnxruntime's default kernels clip sums of two uint8 x int8 products to 16 bits."""
+    text = """
+    <ir_version: 10, opset_import: ["" : 21]>
+    g (uint8[1, 64, 4, 4] x) => (uint8[1, 8, 4, 4] y)
+    <float xs = {0.02}, uint8 xz = {128}, float ws = {0.01}, int8 wz = {0}, float ys = {2.0}>
+    {
+        y = QLinearConv (x, xs, xz, w, ws, wz, ys, xz)
+    }
+    """
+    rng = np.random.default_rng(0)
+    x = rng.integers(200, 256, (1, 64, 4, 4)).astype(np.uint8)
+    w = rng.choice([-127, 127], (8, 64, 1, 1)).astype(np.int8)
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(w, "w"))
+    sums = np.einsum("nchw,oc->nohw", x.astype(np.int64) - 128, w[:, :, 0, 0].astype(np.int64))
+    with open_bytes(model.SerializeToString()) as session:
+        y = session.run({"x": x})["y"]
+    assert np.array_equal(y, np.clip(np.rint(sums * 0.02 * 0.01 / 2.0) + 128, 0, 255))

@@ -77,3 +77,12 @@ def test_flips_are_paired() -> None:
     found = metrics.flips(outputs, reference, labels)
     assert (found.lost, found.gained, found.drop_points) == (1, 1, 0.0)
     assert metrics.accuracy(outputs, labels).correct == 2
+
+
+def test_steps_of_several_codes_forgive_what_16_bit_kernels_lose() -> None:
+    first = np.array([0.0, 0.10, 0.32], np.float32)
+    second = first + np.array([0.0, 0.03, 0.33], np.float32)  # 0, 3 and 33 codes of a scale of 0.01
+    fine = metrics.step_agreement(("a", {"y": first}), ("b", {"y": second}), {"y": 0.01})
+    coarse = metrics.step_agreement(("a", {"y": first}), ("b", {"y": second}), {"y": 0.01}, codes_per_step=32)
+    assert (fine.max_steps, fine.share_within_one) == (33.0, 1 / 3)
+    assert (coarse.max_steps, coarse.share_within_one, coarse.codes_per_step) == (1.0, 1.0, 32)
