@@ -18,6 +18,7 @@ from compiler.quantization.plan import QuantizeOptions
 from compiler.quantization.spec import Role
 from compiler.quantization.structure import analyse
 from compiler.quantization.unsigned import to_uint8
+from runtimes.onnxruntime_session import open_bytes
 from runtimes.session import Array, TensorSpec
 from tests.compiler.hub_models import hub, kernels
 
@@ -243,6 +244,23 @@ def test_uint8_changes_the_codes_and_not_the_numbers(tmp_path: Path) -> None:
     with open_hub(coded) as one, open_hub(unsigned) as other:
         np.testing.assert_array_equal(one.run({"x": x})["y"], other.run({"x": x})["y"])
     assert not {"Add", "MatMul"} & set(kernels(unsigned, tmp_path, int8=False))
+
+
+def test_uint8_gives_weights_that_share_a_zero_point_one_each(caplog: pytest.LogCaptureFixture) -> None:
+    """Equal constants are merged in files of others; onnxruntime's exact mode does not load a shared int8 initializer."""
+    text = "g (float[1, 4] x) => (float[1, 4] y) { a = MatMul(x, v)\n y = MatMul(a, w) }"
+    rng = np.random.default_rng(1)
+    weights = {name: rng.normal(size=(4, 4)).astype(np.float32) for name in "vw"}
+    coded = quantized(hub(text, **weights)).model
+    shared = coded.graph.initializers["v/zero_point"]
+    for usage in list(coded.graph.initializers["w/zero_point"].uses()):
+        usage.node.replace_input_with(usage.idx, shared)
+    proto = reread(to_uint8(coded))
+    pairs = {n.input[0]: n.input[2] for n in proto.graph.node if n.op_type == "DequantizeLinear"}
+    assert pairs["v/quantized"] != pairs["w/quantized"]
+    with open_bytes(proto.SerializeToString()) as session:
+        assert np.isfinite(session.run({"x": np.ones((1, 4), np.float32)})["y"]).all()
+    assert not caplog.records
 
 
 def test_an_output_that_is_also_read_keeps_its_name_and_its_pair() -> None:
