@@ -130,8 +130,7 @@ def update(
 def rollback(config_path: Path, as_json: bool, verbose: bool, model: str | None, reason: str) -> None:
     """Return to the previous release; the current one is never taken again."""
     config = _load(config_path, verbose)
-    from device_agent.store import store_for
-    from device_agent.update import roll_back
+    from device_agent.store import roll_back, store_for
 
     name = config.model(model).name
     state = roll_back(store_for(config.data_dir, name), reason)

@@ -58,11 +58,17 @@ class DriftMonitor:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        for quantity, (_, reference) in self.references().items():
+        self._references = self._watched()
+        # Arrays at hand: making them for each request took longer than counting.
+        self._edges = {name: None if e is None else np.asarray(e) for name, (e, _) in self._references.items()}
+        for quantity, (_, reference) in self._references.items():
             self.counts.setdefault(quantity, np.zeros(len(reference), np.int64))
 
     def references(self) -> dict[str, tuple[tuple[float, ...] | None, Counts]]:
         """Watched quantities: edges (None for classes) and reference counts."""
+        return self._references
+
+    def _watched(self) -> dict[str, tuple[tuple[float, ...] | None, Counts]]:
         base = self.baseline
         watched: dict[str, tuple[tuple[float, ...] | None, Counts]] = {
             f"input:{name}": (h.edges, np.asarray(h.counts, np.int64)) for name, h in base.inputs.items()
@@ -77,9 +83,9 @@ class DriftMonitor:
         """Count a request's samples (axis 0)."""
         values = _quantities(manifest, feeds, outputs)
         with self._lock:
-            for quantity, (edges, _) in self.references().items():
+            for quantity, edges in self._edges.items():
                 if (found := values.get(quantity)) is not None:
-                    self.counts[quantity] += _binned(found, edges, len(self.counts[quantity]))
+                    _count(self.counts[quantity], found, edges)
 
     def merge(self, counts: dict[str, list[int]]) -> None:
         """Add counts of the same quantities from elsewhere. Raises ValueError if their bins differ in number."""
@@ -110,16 +116,23 @@ class DriftMonitor:
         return DriftReport(quantity, samples, psi(observed, reference), corrected, level)
 
 
-def _binned(values: Array, edges: tuple[float, ...] | None, bins: int) -> Counts:
+def _count(counts: Counts, values: Array, edges: Array | None) -> None:
     """Bin i is [edges[i-1], edges[i]), the outer bins open; without edges the values are the bins' numbers."""
-    index = np.searchsorted(np.asarray(edges), values, side="right") if edges is not None else values
-    index = index[(index >= 0) & (index < bins)]
-    return np.bincount(index, minlength=bins).astype(np.int64)
+    index = edges.searchsorted(values, side="right") if edges is not None else values
+    if len(index) == 1:  # by far the most frequent case, and twice as fast
+        if 0 <= (only := int(index[0])) < len(counts):
+            counts[only] += 1
+        return
+    inside = index[(index >= 0) & (index < len(counts))]
+    counts += np.bincount(inside, minlength=len(counts))
 
 
 def _quantities(manifest: Manifest, feeds: Feeds, outputs: Feeds) -> dict[str, Array]:
     found: dict[str, Array] = {}
-    for name, array in feeds.items():
+    for name in manifest.drift.inputs:
+        array = feeds.get(name)
+        if array is None:
+            continue
         flat = array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1)
         found[f"input:{name}"] = flat.mean(axis=1, dtype=np.float64)
     spec = next((o for o in manifest.outputs if o.semantic is not None), None)

@@ -8,9 +8,20 @@ from device_agent.errors import RequestError
 from runtimes.artifact.manifest import InputSpec, Manifest
 from runtimes.session import Array, Feeds
 
+CONSTANT_AFTER = 100  # equal answers to different requests
+LEARNED_FROM = 100  # answers whose magnitude counts as usual
+EXPLODED = 1000.0  # times the largest usual magnitude
+_LOOKED_AT = 4096  # elements of a tensor at most: the watch must cost less than the request
 
-def check_inputs(manifest: Manifest, feeds: Feeds) -> None:
-    """Check names, dtypes, shapes, finiteness and range against the manifest. Raises RequestError (400)."""
+
+def check_inputs(manifest: Manifest, feeds: Feeds, max_bytes: int | None = None) -> None:
+    """Check size, names, dtypes, shapes, finiteness and range against the manifest. Raises RequestError (400, 413)."""
+    if max_bytes is not None and (size := sum(array.nbytes for array in feeds.values())) > max_bytes:
+        raise RequestError(
+            f"The inputs have {size} bytes, at most {max_bytes} are taken.",
+            remedy="Send smaller batches, or raise max_input_bytes of the model.",
+            status=413,
+        )
     expected = {spec.name for spec in manifest.inputs}
     if set(feeds) != expected:
         missing, extra = sorted(expected - set(feeds)), sorted(set(feeds) - expected)
@@ -54,3 +65,46 @@ def check_outputs(outputs: Feeds) -> None:
                 remedy="Roll the model back; the agent does so by itself while the release is on probation.",
                 status=500,
             )
+
+
+class OutputWatch:
+    """Notices answers that are finite and yet wrong: the same one whatever is asked, or one of another magnitude.
+
+    One release's answers; calls must not overlap.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[list[Array], list[Array]] | None = None
+        self._equal = self._seen = 0
+        self._usual = 0.0
+        self._raised: set[str] = set()
+
+    def observe(self, feeds: Feeds, outputs: Feeds) -> list[str]:
+        """What is newly wrong with this answer: "constant", "exploding", or nothing. Each is said once until it is over."""
+        asked, answered = _heads(feeds), _heads(outputs)
+        found = {"constant": self._is_constant(asked, answered), "exploding": self._explodes(answered)}
+        fresh = [name for name, wrong in found.items() if wrong and name not in self._raised]
+        self._raised = {name for name, wrong in found.items() if wrong}
+        return fresh
+
+    def _is_constant(self, asked: list[Array], answered: list[Array]) -> bool:
+        if self._last is not None:
+            same_answer = all(map(np.array_equal, self._last[1], answered))
+            if not same_answer:
+                self._equal = 0
+            elif not all(map(np.array_equal, self._last[0], asked)):  # an equal question may have an equal answer
+                self._equal += 1
+        self._last = (asked, answered)
+        return self._equal >= CONSTANT_AFTER
+
+    def _explodes(self, answered: list[Array]) -> bool:
+        largest = max((float(np.abs(a).max(initial=0)) for a in answered if a.dtype.kind == "f"), default=0.0)
+        self._seen += 1
+        if self._seen <= LEARNED_FROM:
+            self._usual = max(self._usual, largest)
+            return False
+        return largest > EXPLODED * max(self._usual, 1e-6)
+
+
+def _heads(arrays: Feeds) -> list[Array]:
+    return [array.reshape(-1)[:_LOOKED_AT].copy() for array in arrays.values()]

@@ -28,6 +28,7 @@ class _Series:
     outcomes: dict[str, int] = field(default_factory=dict)
     buckets: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS_MS) + 1))
     sum_ms: float = 0.0
+    fallbacks: dict[str, int] = field(default_factory=dict)
 
 
 class Telemetry:
@@ -45,6 +46,7 @@ class Telemetry:
         self._drift: dict[tuple[str, str], DriftMonitor] = {}
         self._sent: dict[tuple[str, str, str], list[int]] = {}
         self._start = now()
+        self._dropped_said = -1
 
     def request(self, model: str, release: str, outcome: str, latency_ns: int) -> None:
         """Count one request."""
@@ -55,6 +57,12 @@ class Telemetry:
             # OTLP buckets are (bounds[i-1], bounds[i]]: a value on a bound belongs to the lower one.
             series.buckets[bisect.bisect_left(LATENCY_BOUNDS_MS, ms)] += 1
             series.sum_ms += ms
+
+    def fallback(self, model: str, release: str, step: str) -> None:
+        """Count an answer that another step of the chain gave."""
+        with self._lock:
+            series = self._series.setdefault((model, release), _Series())
+            series.fallbacks[step] = series.fallbacks.get(step, 0) + 1
 
     def sample(self, model: str, manifest: Manifest, feeds: Feeds, outputs: Feeds) -> None:
         """Count one answered request's data for drift."""
@@ -83,7 +91,15 @@ class Telemetry:
             self._start = end
             for key, figures in series.items():
                 self._spool.put(self._record(key, figures, start, end))
+        self._say_dropped(end)
         return [*_interval_alerts(series), *self._drift_alerts()]
+
+    def _say_dropped(self, now: int) -> None:
+        """The drop counter is telemetry as well: a gap that nobody knows of would look like a quiet device."""
+        dropped = self._spool.stats()["dropped"]
+        if dropped != max(self._dropped_said, 0):
+            self._spool.put({"kind": "dropped", "start": self._spool.counter("born"), "time": now, "value": dropped})
+        self._dropped_said = dropped
 
     def _drift_alerts(self) -> Iterator[Alert]:
         for subject, reports in self.drift().items():
@@ -109,6 +125,7 @@ class Telemetry:
             "model": model,
             "release": release,
             "requests": figures.outcomes,
+            "fallbacks": figures.fallbacks,
             "latency": {"bounds": list(LATENCY_BOUNDS_MS), "counts": figures.buckets, "sum": figures.sum_ms},
             "drift": drift,
         }

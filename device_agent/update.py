@@ -25,7 +25,7 @@ from device_agent.lock import locked
 from device_agent.shadow import Terms, leave_terms, terms_of
 from device_agent.slots import SlotRef, State
 from device_agent.source import open_source
-from device_agent.store import Store, store_for
+from device_agent.store import roll_back, store_for
 from device_agent.trial import Verdict, run_trial
 from device_agent.trust import Target, Trust
 from device_agent.version import at_least
@@ -35,7 +35,7 @@ from runtimes.artifact.files import sha256_file, storage_error, write_atomic
 from runtimes.artifact.index import IndexEntry, ReleaseIndex, delta_path
 from runtimes.artifact.manifest import ArtifactRef, FileRef, Manifest, read_manifest
 from runtimes.errors import DeltaError, StorageError
-from runtimes.registry import RUNTIMES
+from runtimes.registry import available_runtimes
 
 log = logging.getLogger(__name__)
 Outcome = Literal["current", "planned", "activated", "shadowing", "rejected", "revoked"]
@@ -353,20 +353,6 @@ def choose(index: ReleaseIndex, state: State, device: str) -> IndexEntry | None:
     return next(reversed(good or fitting), None)
 
 
-def available_runtimes(wanted: str | None) -> tuple[str, ...]:
-    """Names in RUNTIMES that can run here; only ``wanted`` if given. Imports the adapters, not the runtimes."""
-    if wanted is not None:
-        return (wanted,)
-    names = []
-    for name in RUNTIMES:
-        try:
-            if RUNTIMES.get(name).available() is None:
-                names.append(name)
-        except ImportError:  # an adapter that is not part of this installation
-            continue
-    return tuple(names)
-
-
 def update_all(
     config: AgentConfig,
     *,
@@ -392,11 +378,6 @@ def update_all(
                 on_result(result)
             results.append(result)
     return results
-
-
-def roll_back(store: Store, reason: str) -> State:
-    """Return to the previous good release; the current one is never taken again. Raises NoWayBack, StorageError."""
-    return store.change(lambda state: slots.rolled_back(state, reason))
 
 
 def _staged(state: State, *, ref: SlotRef) -> State:

@@ -26,6 +26,19 @@ BY_SUFFIX: dict[str, tuple[str, ...]] = {
 }
 
 
+def available_runtimes(wanted: str | None = None) -> tuple[str, ...]:
+    """Names in RUNTIMES that can run here; only ``wanted`` if given. Imports the adapters, not the runtimes."""
+    return (wanted,) if wanted is not None else tuple(name for name in RUNTIMES if runs_here(name))
+
+
+def runs_here(name: str) -> bool:
+    """Whether the runtime called ``name`` is known and can run on this machine."""
+    try:
+        return name in RUNTIMES and RUNTIMES.get(name).available() is None
+    except ImportError:  # an adapter that is not part of this installation
+        return False
+
+
 def open_session(path: Path, *, runtime: str | None = None, options: SessionOptions | None = None) -> Session:
     """Open ``path`` with ``runtime``, or with the first available runtime for its suffix.
 

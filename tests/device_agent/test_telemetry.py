@@ -16,9 +16,10 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from device_agent.config import TelemetryConfig
 from device_agent.drift import DriftMonitor, corrected_psi, psi
-from device_agent.otlp import OtlpHttp, Sender
+from device_agent.otlp import OtlpHttp
 from device_agent.spool import Spool
 from device_agent.telemetry import Telemetry
+from device_agent.transports import Sender
 from runtimes.artifact.manifest import DriftBaseline
 
 
