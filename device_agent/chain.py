@@ -40,12 +40,16 @@ class Step:
 
 
 class Answered(NamedTuple):
-    """``failures`` lists the steps that failed before one answered, with their reasons; ``own`` as in ``Step``."""
+    """``failures`` lists the steps that failed before one answered, with their reasons; ``own`` as in ``Step``.
+
+    ``magnitude``: the largest among the outputs.
+    """
 
     outputs: dict[str, Array]
     step: str
     own: bool
     failures: tuple[tuple[str, str], ...] = ()
+    magnitude: float = 0.0
 
 
 class Chain:
@@ -104,10 +108,10 @@ class Chain:
                 failures.append((step.name, "rests after a failure"))
                 continue
             try:
-                outputs = self._opened(step).run(feeds, deadline)
-                check_outputs(outputs)
+                outputs = (step.pool or self._opened(step)).run(feeds, deadline)
+                magnitude = check_outputs(outputs)
                 step.rests_until = 0.0
-                return Answered(outputs, step.name, step.own, tuple(failures))
+                return Answered(outputs, step.name, step.own, tuple(failures), magnitude)
             except (Overloaded, DeadlineExceeded):
                 raise
             except EdgewrightError as error:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -26,11 +24,12 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _load(path: Path, verbose: bool) -> AgentConfig:
-    level = logging.DEBUG if verbose else logging.INFO
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     from device_agent.config import load_config
+    from device_agent.logs import set_up
 
-    return load_config(path)
+    config = load_config(path)
+    set_up(config.logs, config.data_dir, verbose=verbose)
+    return config
 
 
 def _print(document: dict[str, Any], as_json: bool, line: str) -> None:
@@ -46,10 +45,9 @@ def cli() -> None:
 @_shared
 def run(config_path: Path, as_json: bool, verbose: bool) -> None:
     """Serve, update and report until stopped."""
-    config = _load(config_path, verbose)
-    from device_agent.service import Service
+    from device_agent.service import serve
 
-    Service(config, config_path.resolve()).run()
+    serve(config_path, verbose=verbose)
     if as_json:
         _print({"schema": "edgewright.agent-run/1", "stopped": True}, True, "")
 
@@ -161,7 +159,7 @@ def _results(ctx: click.Context, results: list[Any], as_json: bool) -> None:
     ctx.exit(int(ExitCode.GATE if any(r.outcome == "rejected" for r in results) else ExitCode.DONE))
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Entry point of the installed script."""
     run_command(cli)
 

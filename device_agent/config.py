@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from device_agent.errors import ConfigError
 from runtimes.artifact.files import write_atomic
@@ -101,6 +102,14 @@ class HealthConfig(_Strict):
     )
 
 
+class LogConfig(_Strict):
+    """What is said, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="the least that is said")
+    format: Literal["text", "json"] = Field(default="text", description="of the lines on standard error")
+    keep_bytes: int = Field(default=512 << 10, ge=0, description="of agent.log in data_dir, for `logs`; 0: none")
+
+
 class TelemetryConfig(_Strict):
     """Counters, histograms and events; never raw inputs. Without an endpoint they stay in the spool."""
 
@@ -135,6 +144,7 @@ class AgentConfig(_Strict):
     trial: TrialConfig = TrialConfig()
     health: HealthConfig = HealthConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
+    logs: LogConfig = LogConfig()
 
     def validate_whole(self) -> None:
         if len({m.name for m in self.models}) != len(self.models):

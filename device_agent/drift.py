@@ -131,20 +131,24 @@ def _quantities(manifest: Manifest, feeds: Feeds, outputs: Feeds) -> dict[str, A
     found: dict[str, Array] = {}
     for name in manifest.drift.inputs:
         array = feeds.get(name)
-        if array is None:
-            continue
-        flat = array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1)
-        found[f"input:{name}"] = flat.mean(axis=1, dtype=np.float64)
+        if array is not None:
+            flat = array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1)
+            # sum / n: ndarray.mean takes three times as long on the small inputs of edge nets
+            found[f"input:{name}"] = flat.sum(axis=1, dtype=np.float64) / flat.shape[1]
     spec = next((o for o in manifest.outputs if o.semantic is not None), None)
     if spec is not None and (scores := outputs.get(spec.name)) is not None and scores.ndim:
-        rows = scores.reshape(-1, scores.shape[-1]).astype(np.float64)
-        found["class"] = rows.argmax(axis=1)
-        found["confidence"] = _confidence(spec, rows)
+        rows = scores.reshape(-1, scores.shape[-1])
+        classes = rows.argmax(axis=1)
+        found["class"] = classes
+        if manifest.drift.confidence is not None:
+            found["confidence"] = _confidence(spec, rows, classes)
     return found
 
 
-def _confidence(spec: OutputSpec, rows: Array) -> Array:
+def _confidence(spec: OutputSpec, rows: Array, classes: Array) -> Array:
+    """The largest probability of each row."""
+    largest = rows[np.arange(len(rows)), classes].astype(np.float64)
     if spec.semantic == "probabilities":
-        return np.asarray(rows.max(axis=1))
-    shifted = np.exp(rows - rows.max(axis=1, keepdims=True))
+        return np.asarray(largest)
+    shifted = np.exp(rows - largest[:, None])
     return np.asarray(1.0 / shifted.sum(axis=1))  # the largest term is exp(0)

@@ -211,7 +211,7 @@ class Engine:
             self._release(name, loaded, outcome, time.perf_counter_ns() - start)
         fallback = self._note(name, loaded, answered)
         if answered.own:
-            self._observe(name, loaded, feeds, answered.outputs, request)
+            self._observe(name, loaded, feeds, answered, request)
         return Result(answered.outputs, loaded.ref.release, fallback)
 
     def _answer(self, loaded: _Loaded, feeds: Feeds, timeout_s: float | None) -> Answered:
@@ -239,13 +239,12 @@ class Engine:
                 )  # fmt: skip
         return fallback
 
-    def _observe(
-        self, name: str, loaded: _Loaded, feeds: Feeds, outputs: dict[str, Array], request: str | None
-    ) -> None:
+    def _observe(self, name: str, loaded: _Loaded, feeds: Feeds, answered: Answered, request: str | None) -> None:
         """Everything that looks at an answer without changing it."""
+        outputs = answered.outputs
         if self._recorder is not None:
             self._recorder.sample(name, loaded.manifest, feeds, outputs)
-            for wrong in loaded.watch.observe(feeds, outputs):
+            for wrong in loaded.watch.observe(feeds, outputs, answered.magnitude):
                 log.warning("The answers of %s %s are %s", name, loaded.ref.release, wrong)
                 self._recorder.event(f"output.{wrong}", severity="warning", model=name, release=loaded.ref.release)
         shadow = self._shadows.get(name)

@@ -52,10 +52,11 @@ class Mqtt:
         """A connected client. Raises NetworkError."""
         try:
             from paho.mqtt import client as paho
+            from paho.mqtt.enums import CallbackAPIVersion
         except ImportError as error:
             # Records wait until it is installed; they are not at fault.
             raise NetworkError("MQTT needs paho-mqtt.", remedy="Run pip install 'edgewright[mqtt]'.") from error
-        client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=f"edgewright-{self._device}")
+        client = paho.Client(CallbackAPIVersion.VERSION2, client_id=f"edgewright-{self._device}")
         if self._url.username:
             client.username_pw_set(unquote(self._url.username), unquote(self._url.password or "") or None)
         if self._url.scheme == "mqtts":

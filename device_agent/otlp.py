@@ -9,18 +9,17 @@ from __future__ import annotations
 import logging
 import time
 import zlib
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
 from device_agent.config import TelemetryConfig
 from device_agent.errors import ConfigError, NetworkError
+from device_agent.http_post import post
 from device_agent.otlp_encoding import encode_logs, encode_metrics
 from device_agent.spool import Record
 from device_agent.transports import Refused, Throttled
 
 log = logging.getLogger(__name__)
 _RETRYABLE = {408, 429, 502, 503, 504}
-_MAX_ANSWER_BYTES = 1 << 16
 _GZIP = 31  # zlib's window bits for a gzip container; its header then carries no time, so that equal records make equal bytes
 
 
@@ -46,7 +45,8 @@ class OtlpHttp:
         url = f"{self._url.geturl()}/{path}"
         status, wish, answer = self._exchange(f"{self._url.path}/{path}", body, key, url)
         if 200 <= status < 300:
-            if answer:  # Export...ServiceResponse with partial_success: what was rejected never will be taken
+            # Export...ServiceResponse has one field, partial_success (1, a message): what was rejected never will be taken.
+            if len(answer) > 2 and answer[0] == 0x0A:
                 log.warning("%s took a batch only in part: %s", url, answer[:200].decode("utf-8", "replace"))
             return
         if status in _RETRYABLE or status >= 500:
@@ -63,17 +63,12 @@ class OtlpHttp:
             "Idempotency-Key": f"{self._device}-{key}",
             **self._config.headers,
         }
-        kind = HTTPSConnection if self._url.scheme == "https" else HTTPConnection
-        connection = kind(self._url.hostname or "", self._url.port, timeout=self._config.timeout_s)
+        compressor = zlib.compressobj(6, zlib.DEFLATED, _GZIP)
+        packed = compressor.compress(body) + compressor.flush()
         try:
-            compressor = zlib.compressobj(6, zlib.DEFLATED, _GZIP)
-            connection.request("POST", path, compressor.compress(body) + compressor.flush(), headers)
-            response = connection.getresponse()
-            return response.status, response.getheader("Retry-After", ""), response.read(_MAX_ANSWER_BYTES)
-        except (OSError, HTTPException) as error:
+            return post(self._url, path, headers, packed, self._config.timeout_s)
+        except (OSError, ValueError) as error:
             raise NetworkError(f"Cannot reach {url}: {error}.", remedy="Check telemetry.endpoint.") from error
-        finally:
-            connection.close()
 
 
 def retry_after_s(value: str) -> float | None:

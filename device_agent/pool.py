@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 
 from device_agent.errors import DeadlineExceeded, Overloaded
@@ -20,16 +20,15 @@ class Pool:
     """
 
     def __init__(self, sessions: Sequence[Session], waiting: int) -> None:
-        self._idle: queue.LifoQueue[Session] = queue.LifoQueue()
-        for session in sessions:
-            self._idle.put(session)
-        self._size, self._most = len(sessions), len(sessions) + waiting
-        self._lock = threading.Lock()
-        self._inside = 0
+        # append and pop of a deque are atomic: a request that finds an idle session takes no lock.
+        self._idle: deque[Session] = deque(sessions)
+        self._size, self._most = len(sessions), waiting
+        self._returned = threading.Condition()
+        self._waiting = 0
         self._begun: dict[int, float] = {}  # session -> when its present run began
 
     def run(self, feeds: Feeds, deadline: float | None = None) -> dict[str, Array]:
-        """Run on the next idle session.
+        """Run on an idle session.
 
         Args:
             deadline: ``time.monotonic`` until which a session is waited for; None waits for ever.
@@ -39,35 +38,40 @@ class Pool:
             DeadlineExceeded: no session became idle in time.
             InputMismatch, InferenceFailed: from the runtime.
         """
-        with self._lock:
-            if self._inside >= self._most:
+        try:
+            session = self._idle.pop()
+        except IndexError:
+            session = self._wait(deadline)
+        key = id(session)
+        self._begun[key] = time.monotonic()
+        try:
+            return session.run(feeds)
+        finally:
+            del self._begun[key]
+            self._idle.append(session)
+            if self._waiting:
+                with self._returned:
+                    self._returned.notify()
+
+    def _wait(self, deadline: float | None) -> Session:
+        with self._returned:
+            if self._waiting >= self._most:
                 raise Overloaded(
-                    f"{self._inside - self._size} requests wait already.",
+                    f"{self._waiting} requests wait already.",
                     remedy="Send fewer at a time, or raise queue or sessions of the model.",
                 )
-            self._inside += 1
-        try:
-            session = self._next(deadline)
-            key = id(session)
-            self._begun[key] = time.monotonic()
+            self._waiting += 1  # said before the next look: whoever returns a session after it sees it, and notifies
             try:
-                return session.run(feeds)
+                while True:
+                    try:
+                        return self._idle.pop()
+                    except IndexError:
+                        left = None if deadline is None else deadline - time.monotonic()
+                        if left is not None and left <= 0:
+                            raise too_late("No session became free before the deadline") from None
+                        self._returned.wait(left)
             finally:
-                del self._begun[key]
-                self._idle.put(session)
-        finally:
-            with self._lock:
-                self._inside -= 1
-
-    def _next(self, deadline: float | None) -> Session:
-        try:
-            return self._idle.get_nowait()
-        except queue.Empty:
-            pass
-        try:
-            return self._idle.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
-        except queue.Empty as error:
-            raise too_late("No session became free before the deadline") from error
+                self._waiting -= 1
 
     def longest_run_s(self) -> float:
         """Age of the oldest run that has not come back; 0 when all are idle."""
@@ -75,10 +79,21 @@ class Pool:
         return time.monotonic() - min(begun) if begun else 0.0
 
     def close(self) -> None:
-        """Waits for runs to end, and closes every session."""
-        for _ in range(self._size):
-            self._idle.get().close()
-        self._size = 0
+        """Wait for runs to end, and close every session."""
+        while self._size:
+            session = self._wait_closing()
+            session.close()
+            self._size -= 1
+
+    def _wait_closing(self) -> Session:
+        with self._returned:
+            self._waiting += 1
+            try:
+                while not self._idle:
+                    self._returned.wait()
+                return self._idle.pop()
+            finally:
+                self._waiting -= 1
 
 
 def too_late(what: str) -> DeadlineExceeded:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 from device_agent import slots
 from device_agent.alerts import Alert, Alerts
-from device_agent.config import AgentConfig, device_id
+from device_agent.config import AgentConfig, device_id, load_config
 from device_agent.engine import Engine
 from device_agent.errors import Busy, NoWayBack
 from device_agent.health import Diagnosis, Limits, at_start, in_service
 from device_agent.health_report import HealthFile
 from device_agent.lock import locked
+from device_agent.logs import set_up
 from device_agent.server import Server, is_loopback
 from device_agent.slots import State
 from device_agent.spool import Spool
@@ -45,6 +46,13 @@ def sd_notify(message: str) -> None:
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sink:
         sink.connect("\0" + address[1:] if address.startswith("@") else address)
         sink.sendall(message.encode())
+
+
+def serve(path: Path, *, verbose: bool = False) -> None:
+    """``edgewright-agent run``: read the file, then serve until stopped. Raises ConfigError."""
+    config = load_config(path)
+    set_up(config.logs, config.data_dir, verbose=verbose)
+    Service(config, path.resolve()).run()
 
 
 class Service:

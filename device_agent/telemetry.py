@@ -66,8 +66,10 @@ class Telemetry:
 
     def sample(self, model: str, manifest: Manifest, feeds: Feeds, outputs: Feeds) -> None:
         """Count one answered request's data for drift."""
-        with self._lock:
-            monitor = self._drift.setdefault((model, manifest.release), DriftMonitor(manifest.drift))
+        monitor = self._drift.get((model, manifest.release))
+        if monitor is None:
+            with self._lock:
+                monitor = self._drift.setdefault((model, manifest.release), DriftMonitor(manifest.drift))
         try:
             monitor.observe(manifest, feeds, outputs)
         except Exception:  # telemetry must never fail a request
