@@ -132,6 +132,14 @@ class Engine:
                 failures[model.name] = error
         return failures
 
+    def load_one(self, name: str) -> None:
+        """Open one model. Raises as ``refresh``, unless something stands in for it."""
+        try:
+            self.refresh(name)
+        except EdgewrightError:
+            if not self.is_ready(name):
+                raise
+
     def refresh(self, name: str, state: State | None = None) -> bool:
         """Swap to the release that is active on disk; True if it is another one than before.
 

@@ -61,3 +61,12 @@ class HealthFile:
         with contextlib.suppress(OSError):
             fresh.write_text(json.dumps({**document, "time": int(time.time())}, indent=1))
             fresh.replace(self._path)
+
+
+def read_health(folder: Path) -> dict[str, Any] | None:
+    """What the running agent last wrote, with its age in ``time``; None where it never ran or the file is damaged."""
+    try:
+        document = json.loads((folder / FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None

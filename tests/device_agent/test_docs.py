@@ -51,7 +51,7 @@ def test_the_page_lists_every_key_with_its_default() -> None:
 def test_the_unit_runs_the_agent_hardened() -> None:
     unit = configparser.RawConfigParser(strict=False)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read_string((Path(device_agent.__file__).parent / "edgewright-agent.service").read_text("utf-8"))
+    unit.read_string((Path(device_agent.__file__).parent / "packaging" / "edgewright-agent.service").read_text("utf-8"))
     service = dict(unit["Service"])
     assert service["Type"] == "notify" and "edgewright-agent run --config" in service["ExecStart"]
     assert int(service["WatchdogSec"]) >= 10
