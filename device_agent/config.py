@@ -117,6 +117,9 @@ class TelemetryConfig(_Strict):
         default=None, description="OTLP/HTTP base, e.g. http://collector:4318; or mqtt://host[:port][/prefix]"
     )
     transport: str = Field(default="otlp-http", description="otlp-http, or mqtt with the extra of that name")
+    compression: Literal["gzip", "none"] = Field(
+        default="gzip", description="of OTLP bodies; not every receiver unpacks"
+    )
     headers: dict[str, str] = Field(default_factory=dict, description="sent with every batch, e.g. a token")
     flush_interval_s: float = Field(default=60.0, gt=0, description="seconds per record of counters and histograms")
     timeout_s: float = Field(default=10.0, gt=0, description="of one request to the collector")

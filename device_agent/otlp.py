@@ -59,14 +59,15 @@ class OtlpHttp:
         """Status, Retry-After and body of the answer."""
         headers = {
             "Content-Type": "application/x-protobuf",
-            "Content-Encoding": "gzip",
             "Idempotency-Key": f"{self._device}-{key}",
             **self._config.headers,
         }
-        compressor = zlib.compressobj(6, zlib.DEFLATED, _GZIP)
-        packed = compressor.compress(body) + compressor.flush()
+        if self._config.compression == "gzip":
+            compressor = zlib.compressobj(6, zlib.DEFLATED, _GZIP)
+            body = compressor.compress(body) + compressor.flush()
+            headers["Content-Encoding"] = "gzip"
         try:
-            return post(self._url, path, headers, packed, self._config.timeout_s)
+            return post(self._url, path, headers, body, self._config.timeout_s)
         except (OSError, ValueError) as error:
             raise NetworkError(f"Cannot reach {url}: {error}.", remedy="Check telemetry.endpoint.") from error
 
