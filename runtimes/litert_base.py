@@ -220,6 +220,8 @@ class InterpreterOpener:
     def _delegate(self, module: Any, library: str, options: SessionOptions) -> Any:
         """An external delegate. Source: tensorflow/lite/delegates/external (tflite_plugin_create_delegate)."""
         try:
+            if not Path(library).exists():  # load_delegate's own object complains again when it is collected
+                raise OSError("there is no such file")
             return module.load_delegate(library, dict(options.provider_options))
         except (OSError, ValueError, RuntimeError) as error:
             raise RuntimeMissing(
