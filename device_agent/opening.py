@@ -11,14 +11,14 @@ from device_agent.pool import Pool
 from device_agent.slots import SlotRef
 from device_agent.store import Store
 from runtimes.artifact.manifest import ArtifactRef, Manifest
-from runtimes.registry import open_session, runs_here
+from runtimes.registry import available_runtimes, open_session, runs_here
 from runtimes.session import SessionOptions
 
 
 def artifact_here(model: ModelConfig, manifest: Manifest) -> ArtifactRef:
     """The artifact for this model's profile on a runtime that is installed. Raises ManifestError if there is none."""
     if model.runtime is not None:
-        return manifest.artifact_for(model.profile, (model.runtime,))
+        return manifest.artifact_for(model.profile, available_runtimes(model.runtime))
     named = dict.fromkeys(artifact.runtime for artifact in manifest.artifacts)
     return manifest.artifact_for(model.profile, tuple(name for name in named if runs_here(name)))
 

@@ -107,7 +107,8 @@ class Telemetry:
         for subject, reports in self.drift().items():
             for report in reports:
                 if report.level != "too-few":
-                    yield Alert(subject, f"drift of {report.quantity}", report.level, report.corrected)
+                    worse = max(report.corrected, report.ks_corrected)
+                    yield Alert(subject, f"drift of {report.quantity}", report.level, worse)
 
     def _record(self, key: tuple[str, str], figures: _Series, start: int, end: int) -> dict[str, Any]:
         model, release = key

@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from device_agent.config import TelemetryConfig
-from device_agent.drift import DriftMonitor, corrected_psi, psi
+from device_agent.drift import KOLMOGOROV_MEAN, DriftMonitor, corrected_ks, corrected_psi, ks, psi
 from device_agent.otlp import OtlpHttp
 from device_agent.spool import Spool
 from device_agent.telemetry import Telemetry
@@ -164,3 +164,29 @@ def test_monitors_merge_by_addition_and_judge() -> None:
     assert one.counts["input:x"].tolist() == [10, 40, 40, 60] and one.report()[0].level == "critical"
     with pytest.raises(ValueError, match="bins"):
         one.merge({"input:x": [1]})
+
+
+def test_ks_is_scipys_and_its_correction_is_the_mean_of_kolmogorovs_distribution() -> None:
+    from scipy import stats
+
+    random = np.random.default_rng(5)
+    one, two = random.integers(0, 10, 300), random.integers(0, 8, 500)
+    counted = [np.bincount(values, minlength=10) for values in (one, two)]
+    assert ks(*counted) == pytest.approx(stats.ks_2samp(one, two).statistic)
+    assert pytest.approx(stats.kstwobign.mean()) == KOLMOGOROV_MEAN
+    reference = random.multinomial(10_000, [0.01] * 100)
+    still = [corrected_ks(random.multinomial(500, [0.01] * 100), reference) for _ in range(300)]
+    assert np.mean(still) < 0.02, "small samples alone must not look like drift"
+
+
+def test_a_shift_that_many_bins_share_is_seen_by_ks() -> None:
+    edges = list(range(1, 50))
+    baseline = DriftBaseline.model_validate({"inputs": {"x": {"edges": edges, "counts": [200] * 50}}})
+    monitor = DriftMonitor(baseline)
+    tilted = [24] * 25 + [16] * 25  # each bin moves by a fifth
+    monitor.merge({"input:x": tilted})
+    (report,) = monitor.report()
+    assert report.corrected < 0.1 <= report.ks + 0.001 and report.ks == pytest.approx(0.1)
+    monitor.merge({"input:x": [60] * 25 + [0] * 25})
+    (report,) = monitor.report()
+    assert report.level == "critical" and report.ks_corrected > 0.2
