@@ -121,6 +121,9 @@ class TelemetryConfig(_Strict):
         default="gzip", description="of OTLP bodies; not every receiver unpacks"
     )
     headers: dict[str, str] = Field(default_factory=dict, description="sent with every batch, e.g. a token")
+    samples: bool = Field(
+        default=True, description="false: no raw inputs, even where the release's manifest allows them"
+    )
     flush_interval_s: float = Field(default=60.0, gt=0, description="seconds per record of counters and histograms")
     timeout_s: float = Field(default=10.0, gt=0, description="of one request to the collector")
     spool_bytes: int = Field(

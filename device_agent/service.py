@@ -66,7 +66,7 @@ class Service:
         self.config = config
         self._path = config_path
         self.spool = Spool(config.data_dir / "spool.db", max_bytes=config.telemetry.spool_bytes)
-        self.telemetry = Telemetry(self.spool)
+        self.telemetry = Telemetry(self.spool, samples=config.telemetry.samples)
         self.alerts = Alerts(config.data_dir)
         self.engine = Engine(config, recorder=self.telemetry)
         self.server = Server(self.engine, config.server)

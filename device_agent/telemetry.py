@@ -1,7 +1,11 @@
-"""What the device tells: counters, latency and drift histograms (deltas per interval), events. Never raw inputs."""
+"""What the device tells: counters, latency and drift histograms (deltas per interval), events.
+
+Never raw inputs, unless the signed manifest of the release allows so many an hour.
+"""
 
 from __future__ import annotations
 
+import binascii
 import bisect
 import logging
 import threading
@@ -18,6 +22,7 @@ from runtimes.session import Feeds
 
 log = logging.getLogger(__name__)
 # Milliseconds, roughly geometric from a microcontroller's fastest to a slow board's slowest net.
+MAX_SAMPLE_BYTES = 256 << 10  # a larger input is not sent at all: half a picture helps nobody
 LATENCY_BOUNDS_MS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0)
 
 
@@ -36,9 +41,10 @@ class Telemetry:
 
     Args:
         now: wall clock in nanoseconds since 1970, for the receiver.
+        samples: raw inputs may be sent where a release's signed manifest allows so many an hour.
     """
 
-    def __init__(self, spool: Spool, *, now: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, spool: Spool, *, now: Callable[[], int] = time.time_ns, samples: bool = True) -> None:
         self._spool = spool
         self._now = now
         self._lock = threading.Lock()
@@ -47,6 +53,8 @@ class Telemetry:
         self._sent: dict[tuple[str, str, str], list[int]] = {}
         self._start = now()
         self._dropped_said = -1
+        self._samples = samples
+        self._next_sample: dict[str, int] = {}
 
     def request(self, model: str, release: str, outcome: str, latency_ns: int) -> None:
         """Count one request."""
@@ -74,6 +82,21 @@ class Telemetry:
             monitor.observe(manifest, feeds, outputs)
         except Exception:  # telemetry must never fail a request
             log.exception("Drift of %s could not be counted", model)
+
+        if self._samples and manifest.samples_per_hour:
+            self._sample(model, manifest, feeds)
+
+    def _sample(self, model: str, manifest: Manifest, feeds: Feeds) -> None:
+        """Spool a request's raw inputs, evenly spread: the first, then one per share of an hour."""
+        now = self._now()
+        if now < self._next_sample.get(model, 0) or sum(a.nbytes for a in feeds.values()) > MAX_SAMPLE_BYTES:
+            return
+        self._next_sample[model] = now + int(3600e9 / float(manifest.samples_per_hour))
+        attributes: dict[str, Any] = {"model": model, "release": manifest.release}
+        for name, array in feeds.items():
+            attributes[f"input.{name}"] = binascii.b2a_base64(array.tobytes(), newline=False).decode("ascii")
+            attributes[f"input.{name}.form"] = f"{array.dtype}{list(array.shape)}"
+        self._spool.put({"kind": "sample", "time": now, "severity": "info", "attr": attributes})
 
     def event(self, name: str, *, severity: str = "info", **attributes: Any) -> None:
         """Spool something that happened: an update, a rollback, a start."""

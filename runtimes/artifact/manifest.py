@@ -154,6 +154,8 @@ class Manifest(Document):
     drift: DriftBaseline = DriftBaseline()
     quality: dict[str, Any] = Field(default_factory=dict)
     documents: dict[str, FileRef] = Field(default_factory=dict)  # provenance, sbom, report
+    # Raw inputs that a device may send with its telemetry. Signed with everything else here: no configuration file can ask.
+    samples_per_hour: Number = Field(default=0, ge=0)
 
     def artifact_for(self, profile: str, runtimes: tuple[str, ...]) -> ArtifactRef:
         """The first artifact for ``profile`` whose runtime is one of ``runtimes`` (in the order of ``artifacts``).

@@ -20,7 +20,7 @@ from device_agent.otlp import OtlpHttp
 from device_agent.spool import Spool
 from device_agent.telemetry import Telemetry
 from device_agent.transports import Sender
-from runtimes.artifact.manifest import DriftBaseline
+from runtimes.artifact.manifest import DriftBaseline, Manifest
 
 
 class Collector:
@@ -190,3 +190,30 @@ def test_a_shift_that_many_bins_share_is_seen_by_ks() -> None:
     monitor.merge({"input:x": [60] * 25 + [0] * 25})
     (report,) = monitor.report()
     assert report.level == "critical" and report.ks_corrected > 0.2
+
+
+def test_raw_inputs_are_sent_only_where_the_signed_manifest_allows_it(spool: Spool) -> None:
+    import base64
+
+    from tests.runtimes.artifact.test_documents import MINIMAL
+
+    now = [0]
+    silent = Manifest.model_validate(MINIMAL)
+    allowed = Manifest.model_validate(MINIMAL | {"samples_per_hour": 2})
+    x = np.arange(6, dtype=np.float32).reshape(1, 6)
+
+    def samples(telemetry: Telemetry, manifest: Manifest, feeds: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+        telemetry.sample("kws", manifest, feeds, {})
+        spool.flush()
+        return [s.record["attr"] for s in spool.batch(100) if s.record["kind"] == "sample"]
+
+    telemetry = Telemetry(spool, now=lambda: now[0])
+    assert not samples(telemetry, silent, {"x": x})
+    assert not samples(Telemetry(spool, now=lambda: now[0], samples=False), allowed, {"x": x}), "the device's own veto"
+    (first,) = samples(telemetry, allowed, {"x": x})
+    assert first["input.x.form"] == "float32[1, 6]"
+    np.testing.assert_array_equal(np.frombuffer(base64.b64decode(first["input.x"]), np.float32), x[0])
+    assert len(samples(telemetry, allowed, {"x": x})) == 1, "not before half an hour is over"
+    now[0] = 1800 * 10**9
+    assert len(samples(telemetry, allowed, {"x": np.zeros((1, 1 << 20), np.float32)})) == 1, "too large"
+    assert len(samples(telemetry, allowed, {"x": x})) == 2
