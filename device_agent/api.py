@@ -44,7 +44,7 @@ def describe_status(config: AgentConfig) -> dict[str, Any]:
         "spool": waiting,
         "dead_letters": dead,
         "health": read_health(config.data_dir),
-        "alerts": [asdict(alert) for alert in read_alerts(config.data_dir)],
+        "alerts": [alert._asdict() for alert in read_alerts(config.data_dir)],
     }
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,7 @@ KOLMOGOROV_MEAN = math.sqrt(math.pi / 2) * math.log(2)
 _PSEUDO = 0.5  # Jeffreys' prior per bin: an empty bin must not make the logarithm infinite
 
 
-@dataclass(frozen=True, slots=True)
-class DriftReport:
+class DriftReport(NamedTuple):
     """One watched quantity: ``psi`` and ``ks`` as computed, ``corrected`` and ``ks_corrected`` for sample size.
 
     ``level`` is the worse of what the two corrected figures say, by the same limits.

@@ -31,8 +31,7 @@ log = logging.getLogger(__name__)
 LATENCIES = 512  # last answers whose latency is remembered
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(NamedTuple):
     """Requests of one model since its release was loaded.
 
     ``refused`` is the client's fault, ``failed`` the model's, also where another answered in its place; ``shed`` were too many or

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from device_agent.config import HealthConfig
 from device_agent.engine import Counts
 from device_agent.slots import State
 
 
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
+class Diagnosis(NamedTuple):
     """What to do with the active release, and why."""
 
     action: Literal["wait", "confirm", "roll-back"]
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What the release itself promises: its latency limit, and what its answers have drifted in beyond its critical limit."""
 
     latency_ms: float | None = None
     drifted: str | None = None
+
+
+_NO_LIMITS = Limits()
 
 
 def at_start(state: State, policy: HealthConfig) -> Diagnosis:
@@ -36,7 +36,7 @@ def at_start(state: State, policy: HealthConfig) -> Diagnosis:
 
 
 def in_service(
-    state: State, counts: Counts, age_s: float, policy: HealthConfig, limits: Limits = Limits()
+    state: State, counts: Counts, age_s: float, policy: HealthConfig, limits: Limits = _NO_LIMITS
 ) -> Diagnosis:
     """Judge a running release.
 

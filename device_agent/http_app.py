@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 _STATUS = {
     200: "OK",
@@ -23,8 +22,7 @@ _STATUS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One request; ``environ`` is WSGI's (PEP 3333)."""
 
     environ: Mapping[str, Any]
@@ -47,12 +45,11 @@ class Request:
         return bytes(self.environ["wsgi.input"].read(self.length)) if self.length else b""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     body: bytes
     status: int = 200
     content_type: str = "application/json"
-    headers: tuple[tuple[str, str], ...] = field(default=())
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 def as_json(document: object, status: int = 200) -> Answer:

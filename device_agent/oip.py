@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,8 +34,7 @@ _NAMES = {numpy: oip for oip, numpy in _TYPES.items()}
 MAX_RANK = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """A decoded request. ``binary`` names the outputs wanted as raw bytes; ``outputs`` is empty for all of them.
 
     ``timeout_s``: the client's own limit (Triton's request parameter ``timeout``, microseconds); None leaves it to the model's.

@@ -16,9 +16,8 @@ import queue
 import sqlite3
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
 _SCHEMA = """
@@ -35,14 +34,12 @@ _QUEUE = 4096  # records waiting for the writer in memory at most
 Record = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     id: int
     record: Record
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """Records that go together. ``key`` stays the same however often, and after however many restarts, they are sent."""
 
     key: str

@@ -17,6 +17,7 @@ from pathlib import Path
 ENABLE = "EDGEWRIGHT_DEVICE_TESTS"
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = "bookworm"  # Python 3.11
+GLIBC = 36  # its minor version there: newer wheels do not load
 PACKAGES = "python3,libpython3.11-stdlib,ca-certificates,libstdc++6,libgomp1,dash,coreutils,tzdata"
 
 
@@ -45,15 +46,14 @@ class Board:
 BOARDS = {
     "arm64": Board(
         "arm64", "qemu-aarch64", "cortex-a72", "0xd08", "fp asimd evtstrm crc32 cpuid",
-        ("manylinux2014_aarch64", "manylinux_2_17_aarch64", "manylinux_2_28_aarch64", "manylinux_2_31_aarch64",
-         "manylinux_2_34_aarch64"),
+        ("manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in range(17, GLIBC + 1))),
         "", ("[agent-ort]", "[agent-litert]"), True,
     ),
     # The index has few wheels for 32-bit ARM: numpy (which tflite-runtime wants old) and cffi are Debian's.
     "armhf": Board(
         "armhf", "qemu-arm", "cortex-a7", "0xd03",
         "half thumb fastmult vfp edsp neon vfpv3 tls vfpv4 idiva idivt vfpd32 lpae crc32",
-        ("linux_armv7l", "manylinux2014_armv7l", "manylinux_2_17_armv7l", "manylinux_2_31_armv7l", "manylinux_2_34_armv7l"),
+        ("linux_armv7l", "manylinux2014_armv7l", *(f"manylinux_2_{minor}_armv7l" for minor in range(17, GLIBC + 1))),
         "python3-numpy,python3-cffi",
         ("", "tflite-runtime==2.14.0", "click", "waitress", "tuf==7.0.1", "securesystemslib==1.6.0", "urllib3", "cryptography"),
         False,
@@ -75,7 +75,7 @@ def missing() -> str | None:
 
 
 def make_root(board: Board, folder: Path) -> Path:
-    """Debian, our wheel and its dependencies below ``folder``. Raises CalledProcessError if a registry does not answer."""
+    """Debian, our wheel and its dependencies below ``folder``. Raises RuntimeError with what the failing command said."""
     _register(board)
     root = folder / "root"
     packages = ",".join(filter(None, (PACKAGES, board.packages)))
@@ -167,4 +167,6 @@ def agent(root: Path, board: Board, *words: str, binds: Sequence[tuple[Path, str
 
 
 def _call(*words: str) -> None:
-    subprocess.run(words, check=True, capture_output=True, timeout=600)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600)
+    if done.returncode != 0:
+        raise RuntimeError(f"{words[0]} {words[1]}: {done.stderr[-2000:]}")
