@@ -78,6 +78,8 @@ class UpdateConfig(_Strict):
     max_artifact_bytes: int = Field(default=2 << 30, gt=0, description="larger artifacts are refused")
     reserve_bytes: int = Field(default=16 << 20, ge=0, description="free space that an update must leave")
     allow_delta: bool = Field(default=True, description="false: full files only")
+    metered_file: Path | None = Field(default=None, description="while it exists the link costs money")
+    metered_max_bytes: int = Field(default=256 << 10, ge=0, description="fetched for one release over such a link")
 
 
 class TrialConfig(_Strict):
@@ -192,6 +194,9 @@ def _absolute(config: AgentConfig, base: Path) -> AgentConfig:
     changes: dict[str, object] = {"data_dir": base / config.data_dir.expanduser()}
     if config.repository is not None and "://" not in config.repository:
         changes["repository"] = str(base / Path(config.repository).expanduser())
+    if config.update.metered_file is not None:
+        metered = base / config.update.metered_file.expanduser()
+        changes["update"] = config.update.model_copy(update={"metered_file": metered})
     if config.server.unix_socket is not None:
         server = config.server.model_copy(update={"unix_socket": base / config.server.unix_socket})
         changes["server"] = server

@@ -20,6 +20,7 @@ from device_agent.engine import Engine
 from device_agent.errors import Busy, NoWayBack
 from device_agent.health import Diagnosis, Limits, at_start, in_service
 from device_agent.health_report import HealthFile
+from device_agent.hold import undisturbed
 from device_agent.lock import locked
 from device_agent.logs import set_up
 from device_agent.server import Server, is_loopback
@@ -209,7 +210,10 @@ class Service:
                 return now
             return slots.activated(now) if taken else slots.rejected(now, reason)
 
-        self.engine.store(name).change(decide)
+        with undisturbed(self.config.data_dir) as free:
+            if not free:  # an application holds the update lock: the next round asks again
+                return
+            self.engine.store(name).change(decide)
         log.log(logging.INFO if taken else logging.ERROR, "%s of %s: %s", shadow.ref.release, name, reason)
         self.telemetry.event(
             "release.activated" if taken else "release.rejected",

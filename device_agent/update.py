@@ -21,6 +21,7 @@ from device_agent import slots
 from device_agent.config import AgentConfig, ModelConfig, device_id
 from device_agent.download import Sleep, download, free_bytes
 from device_agent.errors import ConfigError, NetworkError, TrustError
+from device_agent.hold import too_costly, undisturbed
 from device_agent.lock import locked
 from device_agent.shadow import Terms, leave_terms, terms_of
 from device_agent.slots import SlotRef, State
@@ -116,13 +117,23 @@ class ModelUpdater:
             return UpdateResult(self.model.name, "current", _release(state), plan.reason)
         if dry_run:
             return UpdateResult(self.model.name, "planned", plan.entry.release, plan.reason)
+        with undisturbed(self.config.data_dir) as free:
+            waits = None if free else "an application holds the update lock"
+            waits = waits or too_costly(
+                self.config.update, sum(s.size_bytes for s in plan.steps if "fetch" in s.action)
+            )
+            if waits is not None and state.active is not None:  # a device without any release has nothing to disturb
+                return UpdateResult(self.model.name, "current", _release(state), f"{plan.entry.release} waits: {waits}")
+            result = self._perform_or_clean(plan, state)
+        return UpdateResult(**{**_fields(result), "duration_s": round(time.monotonic() - start, 3)})
+
+    def _perform_or_clean(self, plan: Plan, state: State) -> UpdateResult:
         try:
-            result = self._perform(plan, state)
+            return self._perform(plan, state)
         except StorageError:
             # A partial download must not keep a full disk full; the rest of the device needs the space.
             shutil.rmtree(self.store.downloads, ignore_errors=True)
             raise
-        return UpdateResult(**{**_fields(result), "duration_s": round(time.monotonic() - start, 3)})
 
     def _revocation(self, ref: SlotRef | None) -> str | None:
         """Why the publisher withdrew a release that this device holds; None if it did not."""
