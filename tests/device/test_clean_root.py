@@ -14,7 +14,7 @@ import pytest
 from tests.device.board import ENABLE, ROOT, SUITE, _sources
 from tests.simulators.repository import MODEL, PROFILE, RepositorySimulator
 
-PACKAGES = "python3-venv,libgomp1,passwd,coreutils,dash,sed,grep,debianutils,libstdc++6"
+PACKAGES = "systemd,python3-venv,libgomp1,passwd,coreutils,dash,sed,grep,debianutils,libstdc++6"
 
 
 def _missing() -> str | None:
