@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from runtimes.artifact.files import write_atomic
 
@@ -20,8 +19,7 @@ MIN_REQUESTS = 100  # below, one slow or failed request would be a percent
 FILE = "alerts.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Alert:
+class Alert(NamedTuple):
     """One watched figure of one release: ``subject`` is model/release, ``value`` in the unit that ``quantity`` names."""
 
     subject: str
@@ -85,7 +83,7 @@ class Alerts:
                 changed.append(alert)
             self._known[key] = alert
         if changed:
-            raised = [asdict(alert) for alert in self._known.values() if alert.level != "ok"]
+            raised = [alert._asdict() for alert in self._known.values() if alert.level != "ok"]
             write_atomic(self._path, json.dumps(raised, indent=1).encode())
         return changed
 

@@ -12,6 +12,7 @@ from device_agent.alerts import read_alerts
 from device_agent.config import AgentConfig, device_id
 from device_agent.engine import Engine
 from device_agent.errors import ConfigError
+from device_agent.health_report import read_health
 from device_agent.spool import Spool
 from device_agent.store import store_for
 from device_agent.telemetry import Telemetry
@@ -30,6 +31,7 @@ def describe_status(config: AgentConfig) -> dict[str, Any]:
     spool = Spool(config.data_dir / "spool.db", max_bytes=config.telemetry.spool_bytes)
     try:
         waiting = spool.stats()
+        dead = len(spool.dead_letters())
     finally:
         spool.close()
     return {
@@ -40,7 +42,9 @@ def describe_status(config: AgentConfig) -> dict[str, Any]:
         "models": models,
         "trust": trusted_versions(config.data_dir / TRUST_FOLDER),
         "spool": waiting,
-        "alerts": [asdict(alert) for alert in read_alerts(config.data_dir)],
+        "dead_letters": dead,
+        "health": read_health(config.data_dir),
+        "alerts": [alert._asdict() for alert in read_alerts(config.data_dir)],
     }
 
 
@@ -60,9 +64,8 @@ def infer_file(config: AgentConfig, model: str | None, inputs: Path, output: Pat
             f"{inputs} is not an .npz of arrays: {error}.", remedy="Write it with numpy.savez."
         ) from error
     with Engine(config) as engine:
-        engine.refresh(name)
-        outputs = engine.infer(name, feeds)
-        release = engine.manifest(name).release
+        engine.load_one(name)
+        outputs, release, _ = engine.answer(name, feeds)
     with atomic_write(output) as file:
         np.savez(file, allow_pickle=False, **outputs)
     shapes = {key: list(array.shape) for key, array in outputs.items()}
@@ -95,18 +98,21 @@ def update_and_report(
         spool.close()
 
 
-def provision_and_update(config: AgentConfig, location: str | None, root: Path) -> list[UpdateResult]:
-    """First installation: keep the trusted root, then update from ``location`` or the configured repository.
+def provision_and_update(config: AgentConfig, location: str | None, root: Path | None) -> list[UpdateResult]:
+    """Install from ``location`` or the configured repository; the first time with the trusted root, which is then kept.
 
     Raises:
-        ConfigError: the root file cannot be read.
+        ConfigError: the root file cannot be read, or none was given and none is kept; ``location`` does not exist.
         TrustError: it is no valid root, or another one is in force.
         and as ``update_all``.
     """
-    try:
-        data = root.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"Cannot read {root}: {error.strerror}.", remedy="Name the root with --root.") from error
-    provision(config.data_dir / TRUST_FOLDER, data)
+    if location is not None and "://" not in location and not Path(location).exists():
+        raise ConfigError(f"{location} does not exist.", remedy="Name a bundle's file, a folder or a URL.")
+    if root is not None:
+        try:
+            data = root.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"Cannot read {root}: {error.strerror}.", remedy="Name the root with --root.") from error
+        provision(config.data_dir / TRUST_FOLDER, data)
     where = location if location is not None else config.repository
     return update_and_report(config.model_copy(update={"repository": where}))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
-import sys
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -26,15 +25,36 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _load(path: Path, verbose: bool) -> AgentConfig:
-    level = logging.DEBUG if verbose else logging.INFO
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     from device_agent.config import load_config
+    from device_agent.logs import set_up
 
-    return load_config(path)
+    config = load_config(path)
+    _become_owner(config.data_dir)
+    set_up(config.logs, config.data_dir, verbose=verbose)
+    return config
+
+
+def _become_owner(folder: Path) -> None:
+    """As root, go on as the user who owns the data: what root wrote there the service could not change any more."""
+    if os.geteuid() != 0:
+        return
+    try:
+        owner = folder.stat()
+    except OSError:
+        return  # not there yet: it becomes root's, and the service is root's as well
+    if owner.st_uid != 0:
+        os.setgroups([])
+        os.setgid(owner.st_gid)
+        os.setuid(owner.st_uid)
 
 
 def _print(document: dict[str, Any], as_json: bool, line: str) -> None:
     click.echo(json.dumps(document) if as_json else line)
+
+
+_ROOT = click.option(
+    "--root", type=click.Path(path_type=Path), help="Trusted root.json, from a safe source; needed the first time."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -46,10 +66,9 @@ def cli() -> None:
 @_shared
 def run(config_path: Path, as_json: bool, verbose: bool) -> None:
     """Serve, update and report until stopped."""
-    config = _load(config_path, verbose)
-    from device_agent.service import Service
+    from device_agent.service import serve
 
-    Service(config, config_path.resolve()).run()
+    serve(config_path, verbose=verbose)
     if as_json:
         _print({"schema": "edgewright.agent-run/1", "stopped": True}, True, "")
 
@@ -68,6 +87,9 @@ def status(config_path: Path, as_json: bool, verbose: bool) -> None:
         words = f"{active['release']} ({'confirmed' if model['confirmed'] else 'on probation'})" if active else "none"
         lines.append(f"{name}: {words}, previous {model['previous'] and model['previous']['release']}")
         lines += [f"  refused {bad['release']}: {bad['reason']}" for bad in model["bad"]]
+    for name, model in ((document["health"] or {}).get("models") or {}).items():
+        stand_in = model.get("answered_by", "first")
+        lines += [f"{name}: {stand_in} answers in place of the first choice"] if stand_in != "first" else []
     lines += [f"{a['level']}: {a['subject']}: {a['quantity']} {a['value']:.3g}" for a in document["alerts"]]
     _print(document, as_json, "\n".join(lines))
 
@@ -130,8 +152,7 @@ def update(
 def rollback(config_path: Path, as_json: bool, verbose: bool, model: str | None, reason: str) -> None:
     """Return to the previous release; the current one is never taken again."""
     config = _load(config_path, verbose)
-    from device_agent.store import store_for
-    from device_agent.update import roll_back
+    from device_agent.store import roll_back, store_for
 
     name = config.model(model).name
     state = roll_back(store_for(config.data_dir, name), reason)
@@ -143,16 +164,55 @@ def rollback(config_path: Path, as_json: bool, verbose: bool, model: str | None,
 @cli.command()
 @_shared
 @click.argument("location", required=False)
-@click.option("--root", type=click.Path(path_type=Path), required=True, help="Trusted root.json, from a safe source.")
+@_ROOT
 @click.pass_context
 def install(
-    ctx: click.Context, config_path: Path, as_json: bool, verbose: bool, location: str | None, root: Path
+    ctx: click.Context, config_path: Path, as_json: bool, verbose: bool, location: str | None, root: Path | None
 ) -> None:
-    """Provision the root of trust, then install from LOCATION (folder, bundle or URL; default: the configured one)."""
+    """Install from LOCATION (bundle's file, folder or URL; default: the configured one). The first time with --root."""
     config = _load(config_path, verbose)
     from device_agent.api import provision_and_update
 
     _results(ctx, provision_and_update(config, location, root), as_json)
+
+
+@cli.group()
+def bundle() -> None:
+    """Releases that come on a stick."""
+
+
+@bundle.command("install")
+@_shared
+@click.argument("path", type=click.Path(path_type=Path))
+@_ROOT
+@click.pass_context
+def bundle_install(
+    ctx: click.Context, config_path: Path, as_json: bool, verbose: bool, path: Path, root: Path | None
+) -> None:
+    """Check and install the bundle PATH, without the network."""
+    config = _load(config_path, verbose)
+    from device_agent.api import provision_and_update
+
+    _results(ctx, provision_and_update(config, str(path.resolve()), root), as_json)
+
+
+@cli.command()
+@_shared
+@click.option("-n", "--last", type=click.IntRange(1), default=50, show_default=True, help="Lines.")
+@click.option("--level", type=click.Choice(["debug", "info", "warning", "error"]), default="debug", show_default=True)
+def logs(config_path: Path, as_json: bool, verbose: bool, last: int, level: str) -> None:
+    """Show what the agent and its updates said last, from the file in data_dir."""
+    config = _load(config_path, verbose)
+    from datetime import datetime
+
+    from device_agent.logs import read_logs
+
+    found = read_logs(config.data_dir, last=last, level=level)
+    lines = [
+        f"{datetime.fromtimestamp(float(line.get('time', 0))):%Y-%m-%d %H:%M:%S} {line['level']:7} {line['message']}"
+        for line in found
+    ]
+    _print({"schema": "edgewright.agent-logs/1", "lines": found}, as_json, "\n".join(lines))
 
 
 def _results(ctx: click.Context, results: list[Any], as_json: bool) -> None:
@@ -162,7 +222,7 @@ def _results(ctx: click.Context, results: list[Any], as_json: bool) -> None:
     ctx.exit(int(ExitCode.GATE if any(r.outcome == "rejected" for r in results) else ExitCode.DONE))
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Entry point of the installed script."""
     run_command(cli)
 

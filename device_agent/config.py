@@ -8,23 +8,29 @@ profile = "raspberry-pi-4b"
 
 from __future__ import annotations
 
-import secrets
-import tomllib
+import os
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from typing import Literal
 
 from device_agent.errors import ConfigError
 from runtimes.artifact.files import write_atomic
 from runtimes.artifact.manifest import Name
+from runtimes.artifact.schema import Field, Schema, Wrong
 
 MAX_CONFIG_BYTES = 1 << 20
 
 
-class _Strict(BaseModel):
-    # A misspelt key must not be ignored silently: on a board nobody is looking.
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _Strict(Schema, extra="forbid"):
+    """A misspelt key must not be ignored silently: on a board nobody is looking."""
+
+
+class AcceleratorConfig(_Strict):
+    """Hardware that is tried before the CPU, in the order of the file."""
+
+    provider: str = Field(
+        min_length=1, description="onnxruntime's execution provider, or LiteRT's delegate library (a path)"
+    )
+    options: dict[str, str] = Field(default_factory=dict, description="handed to the provider or delegate")
 
 
 class ModelConfig(_Strict):
@@ -35,6 +41,17 @@ class ModelConfig(_Strict):
     runtime: str | None = Field(default=None, description="name in runtimes.RUNTIMES; None takes what is installed")
     threads: int = Field(default=1, ge=0, description="threads per session; 0 leaves it to the runtime")
     sessions: int = Field(default=1, ge=1, le=64, description="requests that run at the same time")
+    queue: int = Field(
+        default=64, ge=0, le=10_000, description="requests that wait for a session; more are refused (503)"
+    )
+    timeout_s: float = Field(default=30.0, gt=0, description="for an answer; later ones are withheld (504)")
+    max_input_bytes: int = Field(default=64 << 20, ge=1, description="of one request's arrays; larger ones are refused")
+    max_batch: int = Field(default=1, ge=1, le=1024, description="samples of requests that run together; 1: each alone")
+    max_delay_ms: float = Field(default=2.0, ge=0, le=1000, description="that a request waits for company")
+    constant: dict[str, tuple[float, ...]] | None = Field(
+        default=None, description="answer when nothing else can: values per output, e.g. {y = [0, 1]}"
+    )
+    accelerators: tuple[AcceleratorConfig, ...] = ()
 
 
 class ServerConfig(_Strict):
@@ -61,6 +78,8 @@ class UpdateConfig(_Strict):
     max_artifact_bytes: int = Field(default=2 << 30, gt=0, description="larger artifacts are refused")
     reserve_bytes: int = Field(default=16 << 20, ge=0, description="free space that an update must leave")
     allow_delta: bool = Field(default=True, description="false: full files only")
+    metered_file: Path | None = Field(default=None, description="while it exists the link costs money")
+    metered_max_bytes: int = Field(default=256 << 10, ge=0, description="fetched for one release over such a link")
 
 
 class TrialConfig(_Strict):
@@ -80,32 +99,50 @@ class HealthConfig(_Strict):
     max_boots: int = Field(default=3, ge=1, description="starts without confirmation before rolling back")
     max_error_rate: float = Field(default=0.2, ge=0, le=1, description="share of failed requests that rolls back")
     min_requests: int = Field(default=20, ge=1, description="requests before an error rate means anything")
+    stuck_s: float = Field(
+        default=120.0, gt=0, description="a run that takes longer lets systemd's watchdog restart the agent"
+    )
+
+
+class LogConfig(_Strict):
+    """What is said, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="the least that is said")
+    format: Literal["text", "json"] = Field(default="text", description="of the lines on standard error")
+    keep_bytes: int = Field(default=512 << 10, ge=0, description="of agent.log in data_dir, for `logs`; 0: none")
 
 
 class TelemetryConfig(_Strict):
     """Counters, histograms and events; never raw inputs. Without an endpoint they stay in the spool."""
 
-    endpoint: str | None = Field(default=None, description="OTLP/HTTP base, e.g. http://collector:4318")
-    transport: str = Field(default="otlp-http", description="name in device_agent.otlp.TRANSPORTS")
+    endpoint: str | None = Field(
+        default=None, description="OTLP/HTTP base, e.g. http://collector:4318; or mqtt://host[:port][/prefix]"
+    )
+    transport: str = Field(default="otlp-http", description="otlp-http, or mqtt with the extra of that name")
+    compression: Literal["gzip", "none"] = Field(
+        default="gzip", description="of OTLP bodies; not every receiver unpacks"
+    )
     headers: dict[str, str] = Field(default_factory=dict, description="sent with every batch, e.g. a token")
+    samples: bool = Field(
+        default=True, description="false: no raw inputs, even where the release's manifest allows them"
+    )
     flush_interval_s: float = Field(default=60.0, gt=0, description="seconds per record of counters and histograms")
     timeout_s: float = Field(default=10.0, gt=0, description="of one request to the collector")
-    spool_bytes: int = Field(default=16 << 20, ge=65536, description="kept on disk at most; the oldest go first")
+    spool_bytes: int = Field(
+        default=16 << 20, ge=65536, description="kept on disk at most; the least important go first"
+    )
     batch_records: int = Field(default=64, ge=1, le=10_000, description="records per request")
 
 
-def _location(value: str) -> str:
+def _location(value: str) -> None:
     if "://" in value and not value.startswith(("http://", "https://", "file://")):
         raise ValueError(f"{value!r} is neither http(s)://, file:// nor a path")
-    return value
 
 
 class AgentConfig(_Strict):
     """The whole file. Relative paths start at the file's own folder."""
 
-    repository: Annotated[str, AfterValidator(_location)] | None = Field(
-        default=None, description="URL, folder, or a bundle's file"
-    )
+    repository: str | None = Field(default=None, check=_location, description="URL, folder, or a bundle's file")
     channel: Name = Field(default="stable", description="channel of the repository")
     data_dir: Path = Field(default=Path("agent-data"), description="slots, trust, spool, alerts")
     device_id: str | None = Field(default=None, min_length=8, max_length=128, description="None: made once and kept")
@@ -115,13 +152,11 @@ class AgentConfig(_Strict):
     trial: TrialConfig = TrialConfig()
     health: HealthConfig = HealthConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
+    logs: LogConfig = LogConfig()
 
-    @field_validator("models")
-    @classmethod
-    def _unique(cls, models: tuple[ModelConfig, ...]) -> tuple[ModelConfig, ...]:
-        if len({m.name for m in models}) != len(models):
+    def validate_whole(self) -> None:
+        if len({m.name for m in self.models}) != len(self.models):
             raise ValueError("a model is listed twice")
-        return models
 
     def model(self, name: str | None = None) -> ModelConfig:
         """The model called ``name``, or the only one. Raises ConfigError."""
@@ -143,12 +178,13 @@ def load_config(path: Path) -> AgentConfig:
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ValueError(f"larger than {MAX_CONFIG_BYTES} bytes")
+        import tomllib
+
         config = AgentConfig.model_validate(tomllib.loads(path.read_text("utf-8")))
     except OSError as error:
         raise ConfigError(f"Cannot read {path}: {error.strerror}.", remedy="Name the file with --config.") from error
-    except ValidationError as error:
-        reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
-        raise ConfigError(f"{path} is not a valid configuration: {reasons}.", remedy="Correct these keys.") from error
+    except Wrong as error:
+        raise ConfigError(f"{path} is not a valid configuration: {error}.", remedy="Correct these keys.") from error
     except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
         raise ConfigError(f"{path} is not valid TOML: {error}.", remedy="Correct the file.") from error
     return _absolute(config, path.resolve().parent)
@@ -158,6 +194,9 @@ def _absolute(config: AgentConfig, base: Path) -> AgentConfig:
     changes: dict[str, object] = {"data_dir": base / config.data_dir.expanduser()}
     if config.repository is not None and "://" not in config.repository:
         changes["repository"] = str(base / Path(config.repository).expanduser())
+    if config.update.metered_file is not None:
+        metered = base / config.update.metered_file.expanduser()
+        changes["update"] = config.update.model_copy(update={"metered_file": metered})
     if config.server.unix_socket is not None:
         server = config.server.model_copy(update={"unix_socket": base / config.server.unix_socket})
         changes["server"] = server
@@ -182,6 +221,6 @@ def device_id(config: AgentConfig) -> str:
     except (OSError, UnicodeDecodeError):
         pass  # first start, or a damaged file: a new identity is the only way on
     config.data_dir.mkdir(parents=True, exist_ok=True)
-    made = secrets.token_hex(16)
+    made = os.urandom(16).hex()
     write_atomic(path, made.encode("ascii") + b"\n")
     return made

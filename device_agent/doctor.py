@@ -17,9 +17,10 @@ from device_agent.errors import NetworkError, TrustError
 from device_agent.source import open_source
 from device_agent.store import store_for
 from device_agent.trust import read_root, trusted_versions
-from device_agent.update import TRUST_FOLDER, available_runtimes
+from device_agent.update import TRUST_FOLDER
 from profiles.errors import EdgewrightError
 from profiles.units import format_bytes
+from runtimes.registry import available_runtimes
 
 Grade = Literal["ok", "warning", "problem"]
 EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)  # a clock before this was never set

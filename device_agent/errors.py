@@ -9,6 +9,8 @@ AgentError                    the base (exit 2)
 ├── NoWayBack                 a rollback was asked for and nothing good is kept (exit 1)
 ├── Busy                      another update of this device is running (exit 1)
 └── RequestError              an inference request that cannot be answered; carries an HTTP status
+    ├── Overloaded            too many requests wait already (503)
+    └── DeadlineExceeded      the answer would come, or came, too late (504)
 """
 
 from __future__ import annotations
@@ -54,3 +56,13 @@ class RequestError(AgentError):
     def __init__(self, message: str, *, remedy: str, status: int = 400) -> None:
         super().__init__(message, remedy=remedy)
         self.status = status
+
+
+class Overloaded(RequestError):
+    def __init__(self, message: str, *, remedy: str, status: int = 503) -> None:
+        super().__init__(message, remedy=remedy, status=status)
+
+
+class DeadlineExceeded(RequestError):
+    def __init__(self, message: str, *, remedy: str, status: int = 504) -> None:
+        super().__init__(message, remedy=remedy, status=status)

@@ -9,7 +9,6 @@ import numpy as np
 from device_agent.errors import RequestError
 from runtimes.artifact.manifest import Manifest
 from runtimes.errors import InputMismatch
-from runtimes.preprocess import prepare, read_preprocessing
 from runtimes.session import Array, Feeds
 
 TOP = 5  # classes in an answer
@@ -17,6 +16,8 @@ TOP = 5  # classes in an answer
 
 def feeds_of(manifest: Manifest, data: bytes) -> dict[str, Array]:
     """The model's one input, made from a file's bytes. Raises RequestError, RuntimeMissing."""
+    from runtimes.preprocess import prepare, read_preprocessing  # audio and zip modules that few agents need
+
     declared = [spec for spec in manifest.inputs if spec.preprocessing is not None]
     if len(manifest.inputs) != 1 or not declared:
         raise RequestError(

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,15 +34,18 @@ _NAMES = {numpy: oip for oip, numpy in _TYPES.items()}
 MAX_RANK = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A decoded request. ``binary`` names the outputs wanted as raw bytes; ``outputs`` is empty for all of them."""
+class Asked(NamedTuple):
+    """A decoded request. ``binary`` names the outputs wanted as raw bytes; ``outputs`` is empty for all of them.
+
+    ``timeout_s``: the client's own limit (Triton's request parameter ``timeout``, microseconds); None leaves it to the model's.
+    """
 
     id: str | None
     feeds: dict[str, Array]
     outputs: tuple[str, ...]
     binary: frozenset[str]
     binary_default: bool
+    timeout_s: float | None = None
 
 
 def decode_request(body: bytes, header_bytes: int | None) -> Asked:
@@ -76,7 +78,18 @@ def _asked(document: dict[str, Any], feeds: dict[str, Array]) -> Asked:
         tuple(o["name"] for o in wanted),
         frozenset(o["name"] for o in wanted if _parameters(o).get("binary_data") is True),
         _parameters(document).get("binary_data_output") is True,
+        _timeout_s(_parameters(document).get("timeout")),
     )
+
+
+def _timeout_s(value: object) -> float | None:
+    """Source: Triton's extension_schedule_policy.md: microseconds, as a number or a string; 0 asks for none."""
+    if value is None or value == 0:
+        return None
+    text = str(value)
+    if isinstance(value, bool) or not text.isascii() or not text.isdigit() or len(text) > 12:
+        raise _bad(f"the parameter timeout is {text[:40]!r}, not a number of microseconds")
+    return int(text) / 1e6
 
 
 def _inputs(entries: list[Any], raw: memoryview) -> tuple[dict[str, Array], int]:
@@ -156,8 +169,13 @@ def _parameters(entry: dict[str, Any]) -> dict[str, Any]:
     return parameters
 
 
-def encode_response(asked: Asked, outputs: Feeds, *, model: str, version: str) -> tuple[bytes, int | None]:
+def encode_response(
+    asked: Asked, outputs: Feeds, *, model: str, version: str, answered_by: str | None = None
+) -> tuple[bytes, int | None]:
     """The body, and the length of its JSON part if raw tensors follow it (None for plain JSON).
+
+    Args:
+        answered_by: the step of the fallback chain that stood in, said in the response's parameters.
 
     Raises:
         RequestError: an output was asked for that the model does not have.
@@ -180,6 +198,8 @@ def encode_response(asked: Asked, outputs: Feeds, *, model: str, version: str) -
     document: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": entries}
     if asked.id is not None:
         document["id"] = asked.id
+    if answered_by is not None:
+        document["parameters"] = {"answered_by": answered_by}
     header = json.dumps(document, separators=(",", ":")).encode()
     return b"".join([header, *raw]), len(header) if raw else None
 

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol v2 over HTTP, on loopback or a unix socket: bottle routes, waitress serves."""
+"""The Open Inference Protocol v2 over HTTP, on loopback or a unix socket, served by waitress."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 from device_agent.config import ServerConfig
 from device_agent.engine import Engine
 from device_agent.errors import ConfigError, NotInstalled, RequestError
-from device_agent.media import classification, feeds_of
+from device_agent.health_report import describe_health
+from device_agent.http_app import Answer, App, Handler, Request, as_json
+from device_agent.media import classification
 from device_agent.oip import Asked, decode_request, describe, encode_response
 from device_agent.version import VERSION
 from profiles.errors import EdgewrightError
+from runtimes.artifact.manifest import Manifest
 
 log = logging.getLogger(__name__)
 HEADER = "Inference-Header-Content-Length"
 ID_HEADER = "X-Request-Id"  # for requests whose body has no place for one
-Handler = Callable[..., bytes]
 _MODEL = "/v2/models/<model>"
 _VERSIONED = f"{_MODEL}/versions/<version>"
 # Connections that the kernel has already accepted for us come in within this time of a stop.
@@ -29,122 +30,110 @@ _POLL_S = 0.02
 _PLATFORMS = {"onnx": "onnx_onnxv1", "tflite": "tflite", "coreml": "coreml"}
 
 
-def make_app(engine: Engine, *, max_request_bytes: int) -> Any:
-    """The WSGI application (a bottle.Bottle)."""
-    from bottle import Bottle, request, response
-
-    app, handlers = Bottle(), _Handlers(engine, max_request_bytes, request, response)
+def make_app(engine: Engine, *, max_request_bytes: int) -> App:
+    """The WSGI application."""
+    handlers = _Handlers(engine, max_request_bytes)
+    app = App(_as_answer)
     for method, path, handler in handlers.routes():
-        app.route(path, method, handlers.guarded(handler))
+        app.route(method, path, handler)
         if path.startswith(_MODEL):
-            app.route(path.replace(_MODEL, _VERSIONED), method, handlers.guarded(handler))
-    for status in (404, 405):
-        app.error(status)(handlers.no_route)
+            app.route(method, path.replace(_MODEL, _VERSIONED), handler)
     return app
 
 
 class _Handlers:
-    """One method per route. ``request`` and ``response`` are bottle's own, which stand for the thread's."""
+    """One method per route."""
 
-    def __init__(self, engine: Engine, max_request_bytes: int, request: Any, response: Any) -> None:
+    def __init__(self, engine: Engine, max_request_bytes: int) -> None:
         self._engine, self._limit = engine, max_request_bytes
-        self._request, self._response = request, response
 
     def routes(self) -> tuple[tuple[str, str, Handler], ...]:
         return (
             ("GET", "/v2", self.server),
             ("GET", "/v2/health/live", self.live),
             ("GET", "/v2/health/ready", self.ready),
+            ("GET", "/health", self.health),
             ("GET", _MODEL, self.model),
             ("GET", f"{_MODEL}/ready", self.model_ready),
             ("POST", f"{_MODEL}/infer", self.infer),
             ("POST", f"{_MODEL}/feedback", self.feedback),
         )
 
-    def guarded(self, handler: Handler) -> Handler:
-        def wrapped(**arguments: str) -> bytes:
-            try:
-                return handler(**arguments)
-            except Exception as error:  # the server's last line: an error is an answer
-                status, message = _as_answer(error)
-                return self._answer({"error": message}, status)
+    def server(self, request: Request) -> Answer:
+        return as_json({"name": "edgewright-agent", "version": VERSION, "extensions": ["binary_tensor_data"]})
 
-        return wrapped
+    def live(self, request: Request) -> Answer:
+        return as_json({"live": True})
 
-    def _answer(self, document: dict[str, Any], status: int = 200) -> bytes:
-        self._response.status, self._response.content_type = status, "application/json"
-        return json.dumps(document).encode()
-
-    def no_route(self, error: Any) -> bytes:
-        return self._answer({"error": f"{error.status_line}: {self._request.path}"}, error.status_code)
-
-    def server(self) -> bytes:
-        return self._answer({"name": "edgewright-agent", "version": VERSION, "extensions": ["binary_tensor_data"]})
-
-    def live(self) -> bytes:
-        return self._answer({"live": True})
-
-    def ready(self) -> bytes:
+    def ready(self, request: Request) -> Answer:
         all_ready = all(self._engine.is_ready(name) for name in self._engine.names())
-        return self._answer({"ready": all_ready}, 200 if all_ready else 503)
+        return as_json({"ready": all_ready}, 200 if all_ready else 503)
 
-    def model(self, model: str, version: str | None = None) -> bytes:
+    def health(self, request: Request) -> Answer:
+        """What the health file says as well; 503 unless every model answers with its own release."""
+        found = describe_health(self._engine)
+        return as_json(found, 200 if found["healthy"] else 503)
+
+    def model(self, request: Request, model: str, version: str | None = None) -> Answer:
         self._check_version(model, version)
-        return self._answer(_metadata(self._engine, model))
+        return as_json(_metadata(self._engine, model))
 
-    def model_ready(self, model: str, version: str | None = None) -> bytes:
+    def model_ready(self, request: Request, model: str, version: str | None = None) -> Answer:
         self._engine.store(model)  # an unknown model is 404, one without a release 503
         if not self._engine.is_ready(model):
-            return self._answer({"name": model, "ready": False}, 503)
+            return as_json({"name": model, "ready": False}, 503)
         self._check_version(model, version)
-        return self._answer({"name": model, "ready": True})
+        return as_json({"name": model, "ready": True})
 
-    def infer(self, model: str, version: str | None = None) -> bytes:
-        kind = (self._request.content_type or "").partition(";")[0].strip().lower()
-        if kind.startswith(("image/", "audio/")):
-            return self._infer_media(model, version)
-        asked = decode_request(self._body(), _header_length(self._request.get_header(HEADER)))
-        self._check_version(model, version)
-        release = self._engine.manifest(model).release
-        outputs = self._engine.infer(model, asked.feeds, request=asked.id)
-        payload, header = encode_response(asked, outputs, model=model, version=release)
-        self._response.content_type = "application/json" if header is None else "application/octet-stream"
-        if header is not None:
-            self._response.set_header(HEADER, str(header))
-        return payload
-
-    def _infer_media(self, model: str, version: str | None) -> bytes:
-        """A picture or a recording as it is; the answer is the protocol's JSON, with labels where the manifest has them."""
+    def infer(self, request: Request, model: str, version: str | None = None) -> Answer:
         self._check_version(model, version)
         manifest = self._engine.manifest(model)
-        identity = self._request.get_header(ID_HEADER)
-        outputs = self._engine.infer(model, feeds_of(manifest, self._body()), request=identity)
-        asked = Asked(identity, {}, (), frozenset(), False)
-        payload, _ = encode_response(asked, outputs, model=model, version=manifest.release)
-        return self._answer(json.loads(payload) | {"classification": classification(manifest, outputs)})
+        media = request.content_type.startswith(("image/", "audio/"))
+        try:
+            asked = self._asked_media(request, manifest) if media else self._asked(request)
+        except RequestError:
+            self._engine.refuse(model)  # what the engine refuses it counts itself
+            raise
+        result = self._engine.answer(model, asked.feeds, request=asked.id, timeout_s=asked.timeout_s)
+        payload, header = encode_response(
+            asked, result.outputs, model=model, version=result.release, answered_by=result.fallback
+        )
+        if media:
+            shown = json.loads(payload) | {"classification": classification(manifest, result.outputs)}
+            return as_json(shown)
+        if header is None:
+            return Answer(payload)
+        return Answer(payload, content_type="application/octet-stream", headers=((HEADER, str(header)),))
 
-    def feedback(self, model: str, version: str | None = None) -> bytes:
+    def _asked(self, request: Request) -> Asked:
+        return decode_request(self._body(request), _header_length(request.header(HEADER)))
+
+    def _asked_media(self, request: Request, manifest: Manifest) -> Asked:
+        """A picture or a recording as it is; the answer is the protocol's JSON, with labels where the manifest has them."""
+        from device_agent.media import feeds_of
+
+        return Asked(request.header(ID_HEADER), feeds_of(manifest, self._body(request)), (), frozenset(), False)
+
+    def feedback(self, request: Request, model: str, version: str | None = None) -> Answer:
         """``{"id": the request's, "label": the true class}``: says whether the answer was right, and counts it."""
         self._engine.store(model)
         try:
-            document = json.loads(self._body())
+            document = json.loads(self._body(request))
             identity, label = document["id"], document["label"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise RequestError(
                 f"The truth cannot be read: {error!r}.", remedy='Send {"id": ..., "label": ...}.'
             ) from error
-        return self._answer({"id": identity, "correct": self._engine.truth.feed_back(model, str(identity), label)})
+        return as_json({"id": identity, "correct": self._engine.truth.feed_back(model, str(identity), label)})
 
-    def _body(self) -> bytes:
-        length = self._request.content_length
-        if length > self._limit:
+    def _body(self, request: Request) -> bytes:
+        if request.length > self._limit:
             raise RequestError(
-                f"The body has {length} bytes, at most {self._limit} are read.",
+                f"The body has {request.length} bytes, at most {self._limit} are read.",
                 remedy="Send smaller batches, or raise server.max_request_bytes.",
                 status=413,
             )
-        body: bytes = self._request.environ["wsgi.input"].read(length) if length > 0 else b""
-        return body
+        return request.read()
 
     def _check_version(self, model: str, version: str | None) -> None:
         running = self._engine.manifest(model).release
@@ -171,16 +160,16 @@ def _header_length(value: str | None) -> int | None:
     return int(value)
 
 
-def _as_answer(error: Exception) -> tuple[int, str]:
+def _as_answer(error: Exception) -> Answer:
     if isinstance(error, RequestError):
-        return error.status, f"{error.message} {error.remedy}"
+        return as_json({"error": f"{error.message} {error.remedy}"}, error.status)
     if isinstance(error, NotInstalled):
-        return 503, f"{error.message} {error.remedy}"
+        return as_json({"error": f"{error.message} {error.remedy}"}, 503)
     if isinstance(error, EdgewrightError):
         log.error("Inference failed: %s", error)
-        return 500, f"{error.message} {error.remedy}"
+        return as_json({"error": f"{error.message} {error.remedy}"}, 500)
     log.exception("A request failed inside the agent")
-    return 500, f"internal error: {type(error).__name__}"
+    return as_json({"error": f"internal error: {type(error).__name__}"}, 500)
 
 
 class Server:

@@ -5,32 +5,34 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import random
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from device_agent import slots
 from device_agent.alerts import Alert, Alerts
-from device_agent.config import AgentConfig, device_id
+from device_agent.config import AgentConfig, device_id, load_config
 from device_agent.engine import Engine
 from device_agent.errors import Busy, NoWayBack
-from device_agent.health import Diagnosis, at_start, in_service
+from device_agent.health import Diagnosis, Limits, at_start, in_service
+from device_agent.health_report import HealthFile
+from device_agent.hold import undisturbed
 from device_agent.lock import locked
-from device_agent.otlp import TRANSPORTS, Sender
+from device_agent.logs import set_up
 from device_agent.server import Server, is_loopback
 from device_agent.slots import State
 from device_agent.spool import Spool
-from device_agent.store import confirm
+from device_agent.store import confirm, roll_back
 from device_agent.telemetry import Telemetry
-from device_agent.trial_child import read_vectors
-from device_agent.update import roll_back
 from profiles.errors import EdgewrightError
 from runtimes.errors import StorageError
+
+if TYPE_CHECKING:
+    import subprocess
 
 log = logging.getLogger(__name__)
 _TICK_S = 0.5
@@ -47,6 +49,13 @@ def sd_notify(message: str) -> None:
         sink.sendall(message.encode())
 
 
+def serve(path: Path, *, verbose: bool = False) -> None:
+    """``edgewright-agent run``: read the file, then serve until stopped. Raises ConfigError."""
+    config = load_config(path)
+    set_up(config.logs, config.data_dir, verbose=verbose)
+    Service(config, path.resolve()).run()
+
+
 class Service:
     """The agent as a long-running process; ``run`` returns after ``stop`` or SIGTERM.
 
@@ -58,13 +67,14 @@ class Service:
         self.config = config
         self._path = config_path
         self.spool = Spool(config.data_dir / "spool.db", max_bytes=config.telemetry.spool_bytes)
-        self.telemetry = Telemetry(self.spool)
+        self.telemetry = Telemetry(self.spool, samples=config.telemetry.samples)
         self.alerts = Alerts(config.data_dir)
         self.engine = Engine(config, recorder=self.telemetry)
         self.server = Server(self.engine, config.server)
         self._stop = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
         self._next_update = 0.0
+        self._health_file = HealthFile(config.data_dir)
         self._next_flush = time.monotonic() + config.telemetry.flush_interval_s
 
     def stop(self) -> None:
@@ -85,7 +95,7 @@ class Service:
             self.telemetry.event("agent.start")
             while not self._stop.is_set():
                 self.tick()
-                sd_notify("WATCHDOG=1")
+                self._feed_watchdog()
                 self._stop.wait(_TICK_S)
             self._close(sender)
         finally:
@@ -96,6 +106,14 @@ class Service:
             log.warning("The server is reachable from the network (%s) without authentication", self.config.server.host)
         self.server.start()
         log.info("Listening at %s", self.server.where())
+
+    def _feed_watchdog(self) -> None:
+        """Not while a run hangs: systemd then restarts the agent, and a release that does it again and again is left."""
+        longest = self.engine.longest_run_s()
+        if longest <= self.config.health.stuck_s:
+            sd_notify("WATCHDOG=1")
+        else:
+            log.error("A run has not come back for %.0f s; the watchdog is no longer fed", longest)
 
     def _close(self, sender: threading.Thread | None) -> None:
         sd_notify("STOPPING=1")
@@ -126,6 +144,7 @@ class Service:
     def tick(self) -> None:
         """One round of everything that is not answering requests."""
         self._update()
+        self._health_file.write(self.engine, time.monotonic())
         for model in self.config.models:
             try:
                 self._look_after(model.name)
@@ -160,31 +179,41 @@ class Service:
         state = store.load()
         if state.active is None:
             return
-        if self.engine.refresh(name):
+        if self.engine.refresh(name, state):
             self.telemetry.event("model.swapped", model=name, release=state.active.release)
-        self._shadow(name)
+        self._shadow(name, state)
         health = self.engine.health(name)
         if health is None or state.confirmed or health[0] != state.active:
             return
         _, counts, age = health
         if counts.ok < self.config.health.confirm_requests:
             self._probe(name)
-        self._apply(name, in_service(state, counts, age, self.config.health))
+        limits = Limits(self.engine.manifest(name).self_test.max_latency_ms, self._drifted(name, state.active.release))
+        self._apply(name, in_service(state, counts, age, self.config.health, limits))
 
-    def _shadow(self, name: str) -> None:
+    def _drifted(self, name: str, release: str) -> str | None:
+        """What the answers of a release have drifted in beyond its own critical limit; inputs are not its fault."""
+        reports = self.telemetry.drift().get(f"{name}/{release}", [])
+        found = (r.quantity for r in reports if r.level == "critical" and not r.quantity.startswith("input:"))
+        return next(found, None)
+
+    def _shadow(self, name: str, state: State) -> None:
         """Take or refuse a candidate that has seen enough live requests."""
-        shadow = self.engine.shadow(name)
+        shadow = self.engine.shadow(name, state)
         verdict = shadow.verdict() if shadow is not None else None
         if shadow is None or verdict is None:
             return
         taken, reason = verdict
 
-        def decide(state: State) -> State:
-            if state.candidate != shadow.ref:  # a newer release came between
-                return state
-            return slots.activated(state) if taken else slots.rejected(state, reason)
+        def decide(now: State) -> State:
+            if now.candidate != shadow.ref:  # a newer release came between
+                return now
+            return slots.activated(now) if taken else slots.rejected(now, reason)
 
-        self.engine.store(name).change(decide)
+        with undisturbed(self.config.data_dir) as free:
+            if not free:  # an application holds the update lock: the next round asks again
+                return
+            self.engine.store(name).change(decide)
         log.log(logging.INFO if taken else logging.ERROR, "%s of %s: %s", shadow.ref.release, name, reason)
         self.telemetry.event(
             "release.activated" if taken else "release.rejected",
@@ -202,6 +231,8 @@ class Service:
         ref = store.load().active
         if ref is None:
             return
+        from device_agent.trial_child import read_vectors
+
         feeds, _ = read_vectors(store.slot(ref.slot) / store.manifest(ref).self_test.vectors.path)
         shapes = {spec.name: spec.shape for spec in self.engine.manifest(name).inputs}
         self.engine.probe(name, {n: a[: (shapes[n][0] or 1)] if a.ndim else a for n, a in feeds.items()})
@@ -237,6 +268,9 @@ class Service:
             self._child = None
         if self.config.repository is None or time.monotonic() < self._next_update:
             return
+        import random
+        import subprocess  # with the first update: a start waits for neither
+
         pause = self.config.update.interval_s * (1 + self.config.update.jitter * random.random())
         self._next_update = time.monotonic() + pause
         command = [sys.executable, "-m", "device_agent.cli", "update", "--config", str(self._path)]
@@ -246,6 +280,8 @@ class Service:
         settings = self.config.telemetry
         if settings.endpoint is None:
             return None
+        from device_agent.transports import TRANSPORTS, Sender
+
         transport = TRANSPORTS.get(settings.transport)(settings, device_id(self.config))
         sender = Sender(self.spool, transport, settings.batch_records, time.monotonic)
 

@@ -12,7 +12,7 @@ import logging
 import os
 import queue
 import threading
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,8 +29,7 @@ MARKER = "shadow.json"
 WAITING = 8  # requests that wait for the candidate at most
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """``requests`` comparisons decide; the candidate is taken if at least ``agreement`` of them agree."""
 
     requests: int
@@ -54,8 +53,7 @@ def terms_of(store: Store, ref: SlotRef) -> Terms | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Compared:
+class Compared(NamedTuple):
     """``agreed`` of ``compared`` answers were alike; ``failed`` gave none; ``dropped`` requests were not tried."""
 
     compared: int = 0

@@ -1,4 +1,7 @@
-"""Telemetry waiting for a network: a bounded queue in SQLite (WAL, synchronous=FULL), oldest dropped first.
+"""Telemetry waiting for a network: a bounded queue in SQLite (WAL, synchronous=FULL).
+
+The least important are dropped first, of those the oldest; the most important are sent first. What a receiver will never take
+is kept aside as dead letters, a few of them, for whoever looks for the reason.
 
 Several processes may write (service and updater). A damaged database is moved aside; the agent never refuses to start
 for the sake of telemetry. Writers hand records to one thread, which commits them together: one fsync for many records.
@@ -13,24 +16,34 @@ import queue
 import sqlite3
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records(id INTEGER PRIMARY KEY AUTOINCREMENT, size INTEGER NOT NULL, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS counters(name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS dead(id INTEGER PRIMARY KEY, reason TEXT NOT NULL, body BLOB NOT NULL);
 """
+# Added to what earlier versions wrote: how important, and the batch in which a record was first sent.
+_COLUMNS = (("priority", "INTEGER NOT NULL DEFAULT 1"), ("batch", "INTEGER"))
+_DEAD = 100  # letters kept
+_PRIORITIES = {"sample": 0, "metrics": 1, "event": 2, "dropped": 3}
 _GROUP = 256  # records per commit at most
 _QUEUE = 4096  # records waiting for the writer in memory at most
 Record = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     id: int
     record: Record
+
+
+class Batch(NamedTuple):
+    """Records that go together. ``key`` stays the same however often, and after however many restarts, they are sent."""
+
+    key: str
+    records: list[Stored]
 
 
 class Spool:
@@ -63,6 +76,7 @@ class Spool:
             log.error("No spool can be made at %s (%s); telemetry stays in memory", self._path, error)
             memory = sqlite3.connect(":memory:", check_same_thread=False)
             memory.executescript(_SCHEMA)
+            _add_columns(memory)
             return memory
 
     def _connect(self) -> sqlite3.Connection:
@@ -74,6 +88,9 @@ class Spool:
             if db.execute("PRAGMA quick_check").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError("quick_check found damage")
             db.executescript(_SCHEMA)
+            _add_columns(db)
+            db.execute("INSERT OR IGNORE INTO counters VALUES('born', ?)", (time.time_ns(),))
+            db.commit()
         except BaseException:
             db.close()
             raise
@@ -110,59 +127,135 @@ class Spool:
                 return
 
     def _commit(self, records: list[Record]) -> None:
-        bodies = []
+        rows: list[tuple[int, bytes, int]] = []
         for record in records:
             try:
-                bodies.append(json.dumps(record, allow_nan=False).encode())
+                body = json.dumps(record, allow_nan=False).encode()
+                rows.append((len(body), body, priority_of(record)))
             except (TypeError, ValueError) as error:
                 log.error("A telemetry record cannot be written: %s", error)
         with self._lock:
-            lost = self._lost + len(records) - len(bodies)
+            lost = self._lost + len(records) - len(rows)
             try:
                 with self._db:
-                    self._db.executemany("INSERT INTO records(size, body) VALUES(?, ?)", [(len(b), b) for b in bodies])
+                    self._db.executemany("INSERT INTO records(size, body, priority) VALUES(?, ?, ?)", rows)
                     self._count_drops(lost + self._trim())
                 self._lost = 0
             except sqlite3.Error as error:  # a full disk, or a lock held for too long
                 log.error("Telemetry could not be kept: %s", error)
-                self._lost = lost + len(bodies)
+                self._lost = lost + len(rows)
 
     def _trim(self) -> int:
         excess = self._size() - self._max_bytes
         dropped = 0
         while excess > 0:
-            row = self._db.execute("SELECT id, size FROM records ORDER BY id LIMIT 1").fetchone()
+            row = self._db.execute("SELECT id, size FROM records ORDER BY priority, id LIMIT 1").fetchone()
             self._db.execute("DELETE FROM records WHERE id = ?", (row[0],))
             excess, dropped = excess - row[1], dropped + 1
         return dropped
 
     def _count_drops(self, number: int) -> None:
         if number:
-            self._db.execute(
-                "INSERT INTO counters VALUES('dropped', ?) ON CONFLICT(name) DO UPDATE SET value = value + ?",
-                (number, number),
-            )
+            self._add("dropped", number)
+
+    def _add(self, name: str, number: int) -> None:
+        self._db.execute(
+            "INSERT INTO counters VALUES(?, ?) ON CONFLICT(name) DO UPDATE SET value = value + ?",
+            (name, number, number),
+        )
+
+    def counter(self, name: str) -> int:
+        """A persistent counter; 0 where it was never counted. ``born``: when the file was made, nanoseconds since 1970."""
+        with self._lock:
+            row = self._db.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()
+        return int(row[0]) if row else 0
 
     def _size(self) -> int:
         return int(self._db.execute("SELECT COALESCE(SUM(size), 0) FROM records").fetchone()[0])
 
     def batch(self, limit: int) -> list[Stored]:
         """The oldest records; one that cannot be read is removed and counted."""
-        found = []
         with self._lock:
             try:
                 rows = self._db.execute("SELECT id, body FROM records ORDER BY id LIMIT ?", (limit,)).fetchall()
-                for number, body in rows:
-                    try:
-                        record = json.loads(body)
-                        if not isinstance(record, dict):
-                            raise ValueError("not an object")
-                        found.append(Stored(number, record))
-                    except ValueError as error:
-                        log.error("Telemetry record %d is damaged: %s", number, error)
-                        self.remove([number], dropped=True)
+                return self._readable(rows)
             except sqlite3.Error as error:
                 log.error("The spool cannot be read: %s", error)
+                return []
+
+    def _readable(self, rows: list[tuple[int, bytes]]) -> list[Stored]:
+        found = []
+        for number, body in rows:
+            try:
+                record = json.loads(body)
+                if not isinstance(record, dict):
+                    raise ValueError("not an object")
+                found.append(Stored(number, record))
+            except (ValueError, TypeError) as error:
+                log.error("Telemetry record %d is damaged: %s", number, error)
+                self.remove([number], dropped=True)
+        return found
+
+    def next_batch(self, limit: int) -> Batch | None:
+        """The batch that was begun and not delivered, or a new one of the most important records; None if there is nothing.
+
+        Which records it holds is written down before they are sent: after a lost acknowledgement, or a crash, the same
+        ones go again under the same key.
+        """
+        with self._lock:
+            try:
+                row = self._db.execute("SELECT MIN(batch) FROM records WHERE batch IS NOT NULL").fetchone()
+                number = row[0] if row[0] is not None else self._begin_batch(limit)
+                if number is None:
+                    return None
+                rows = self._db.execute(
+                    "SELECT id, body FROM records WHERE batch = ? ORDER BY id", (number,)
+                ).fetchall()
+                found = self._readable(rows)
+                return Batch(f"{self.counter('born')}-{number}", found) if found else self.next_batch(limit)
+            except sqlite3.Error as error:
+                log.error("The spool cannot be read: %s", error)
+                return None
+
+    def _begin_batch(self, limit: int) -> int | None:
+        with self._db:
+            ids = self._db.execute("SELECT id FROM records ORDER BY priority DESC, id LIMIT ?", (limit,)).fetchall()
+            if not ids:
+                return None
+            self._add("batches", 1)
+            number = self.counter("batches")
+            self._db.executemany("UPDATE records SET batch = ? WHERE id = ?", [(number, n) for (n,) in ids])
+        return number
+
+    def unbatch(self, numbers: list[int]) -> None:
+        """Take a batch apart again, because one of its records spoils it."""
+        with self._lock, contextlib.suppress(sqlite3.Error), self._db:
+            self._db.executemany("UPDATE records SET batch = NULL WHERE id = ?", [(n,) for n in numbers])
+
+    def bury(self, numbers: list[int], reason: str) -> None:
+        """Keep records aside that no receiver takes, the last hundred of them; they count as dropped."""
+        with self._lock:
+            try:
+                with self._db:
+                    for number in numbers:
+                        self._db.execute(
+                            "INSERT OR REPLACE INTO dead SELECT id, ?, body FROM records WHERE id = ?",
+                            (reason[:500], number),
+                        )
+                    self._db.execute(
+                        "DELETE FROM dead WHERE id NOT IN (SELECT id FROM dead ORDER BY id DESC LIMIT ?)", (_DEAD,)
+                    )
+            except sqlite3.Error as error:  # a full disk: better to lose it than to send it for ever
+                log.error("A dead letter could not be kept: %s", error)
+        self.remove(numbers, dropped=True)
+
+    def dead_letters(self) -> list[tuple[str, Record]]:
+        """Reason and record, oldest first; what cannot be read is left out."""
+        found = []
+        with self._lock, contextlib.suppress(sqlite3.Error):
+            for reason, body in self._db.execute("SELECT reason, body FROM dead ORDER BY id").fetchall():
+                with contextlib.suppress(ValueError):
+                    found.append((str(reason), json.loads(body)))
         return found
 
     def remove(self, numbers: list[int], *, dropped: bool = False) -> None:
@@ -180,8 +273,7 @@ class Spool:
         with self._lock:
             try:
                 records = int(self._db.execute("SELECT COUNT(*) FROM records").fetchone()[0])
-                row = self._db.execute("SELECT value FROM counters WHERE name = 'dropped'").fetchone()
-                return {"records": records, "bytes": self._size(), "dropped": self._lost + (int(row[0]) if row else 0)}
+                return {"records": records, "bytes": self._size(), "dropped": self._lost + self.counter("dropped")}
             except sqlite3.Error:
                 return {"records": 0, "bytes": 0, "dropped": self._lost}
 
@@ -193,3 +285,17 @@ class Spool:
         self._writer.join(max(0.0, deadline - time.monotonic()))
         with self._lock, contextlib.suppress(sqlite3.Error):
             self._db.close()
+
+
+def _add_columns(db: sqlite3.Connection) -> None:
+    have = {row[1] for row in db.execute("PRAGMA table_info(records)")}
+    for name, kind in _COLUMNS:
+        if name not in have:
+            db.execute(f"ALTER TABLE records ADD COLUMN {name} {kind}")
+
+
+def priority_of(record: Record) -> int:
+    """From 0 (samples) to 3 (what was lost, and events that say something is wrong)."""
+    if record.get("severity") == "error":
+        return 3
+    return _PRIORITIES.get(str(record.get("kind")), 1)

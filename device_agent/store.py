@@ -11,11 +11,9 @@ the slots say themselves what they hold, whether their trial passed and whether 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,6 +23,7 @@ from device_agent import slots
 from device_agent.lock import locked
 from device_agent.slots import BadRelease, SlotName, SlotRef, State
 from runtimes.artifact.canonical import canonical_json
+from runtimes.artifact.digest import sha256_hex
 from runtimes.artifact.files import sha256_file, storage_error, sync_dir, write_atomic
 from runtimes.artifact.manifest import Manifest, read_manifest
 from runtimes.errors import ArtifactError
@@ -181,13 +180,15 @@ class Store:
             data = path.read_bytes()
         except OSError as error:
             raise ArtifactError(f"Cannot read {path}: {error.strerror}.", remedy="Install the model again.") from error
-        if hashlib.sha256(data).hexdigest() != ref.manifest_sha256:
+        if sha256_hex(data) != ref.manifest_sha256:
             raise ArtifactError(f"{path} is damaged.", remedy="Install the model again.")
         return read_manifest(data), data
 
     def _remove(self, path: Path) -> None:
         """Take a folder away in one step first, so that no half-deleted slot is ever seen under its name."""
         if path.exists():
+            import shutil
+
             doomed = path.with_name(f".{path.name}.{os.getpid()}.old")
             shutil.rmtree(doomed, ignore_errors=True)
             path.rename(doomed)
@@ -204,6 +205,8 @@ class Store:
         self.prepare()
         for leftover in [*self.folder.glob(".*.old"), *self.folder.glob(".*.tmp"), *self.folder.glob("staging.*")]:
             if leftover.is_dir():
+                import shutil  # brings every archive format with it; a service that starts well needs none
+
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
@@ -245,6 +248,11 @@ def confirm(store: Store) -> State:
     return state
 
 
+def roll_back(store: Store, reason: str) -> State:
+    """Return to the previous good release; the current one is never taken again. Raises NoWayBack, StorageError."""
+    return store.change(lambda state: slots.rolled_back(state, reason))
+
+
 def _sync_tree(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
@@ -256,7 +264,7 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _sealed(body: Mapping[str, Any]) -> bytes:
-    digest = hashlib.sha256(canonical_json(body)).hexdigest()
+    digest = sha256_hex(canonical_json(body))
     return canonical_json({"body": body, "sha256": digest})
 
 
@@ -264,7 +272,7 @@ def _unsealed(data: bytes, schema: str) -> dict[str, Any]:
     """Raises ValueError, KeyError or TypeError for anything but what ``_sealed`` wrote."""
     outer = json.loads(data)
     body = outer["body"]
-    if hashlib.sha256(canonical_json(body)).hexdigest() != outer["sha256"] or body["schema"] != schema:
+    if sha256_hex(canonical_json(body)) != outer["sha256"] or body["schema"] != schema:
         raise ValueError("checksum or schema differs")
     if not isinstance(body, dict):
         raise TypeError("not an object")

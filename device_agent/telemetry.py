@@ -1,7 +1,11 @@
-"""What the device tells: counters, latency and drift histograms (deltas per interval), events. Never raw inputs."""
+"""What the device tells: counters, latency and drift histograms (deltas per interval), events.
+
+Never raw inputs, unless the signed manifest of the release allows so many an hour.
+"""
 
 from __future__ import annotations
 
+import binascii
 import bisect
 import logging
 import threading
@@ -18,6 +22,7 @@ from runtimes.session import Feeds
 
 log = logging.getLogger(__name__)
 # Milliseconds, roughly geometric from a microcontroller's fastest to a slow board's slowest net.
+MAX_SAMPLE_BYTES = 256 << 10  # a larger input is not sent at all: half a picture helps nobody
 LATENCY_BOUNDS_MS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0)
 
 
@@ -28,6 +33,7 @@ class _Series:
     outcomes: dict[str, int] = field(default_factory=dict)
     buckets: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS_MS) + 1))
     sum_ms: float = 0.0
+    fallbacks: dict[str, int] = field(default_factory=dict)
 
 
 class Telemetry:
@@ -35,9 +41,10 @@ class Telemetry:
 
     Args:
         now: wall clock in nanoseconds since 1970, for the receiver.
+        samples: raw inputs may be sent where a release's signed manifest allows so many an hour.
     """
 
-    def __init__(self, spool: Spool, *, now: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, spool: Spool, *, now: Callable[[], int] = time.time_ns, samples: bool = True) -> None:
         self._spool = spool
         self._now = now
         self._lock = threading.Lock()
@@ -45,6 +52,9 @@ class Telemetry:
         self._drift: dict[tuple[str, str], DriftMonitor] = {}
         self._sent: dict[tuple[str, str, str], list[int]] = {}
         self._start = now()
+        self._dropped_said = -1
+        self._samples = samples
+        self._next_sample: dict[str, int] = {}
 
     def request(self, model: str, release: str, outcome: str, latency_ns: int) -> None:
         """Count one request."""
@@ -56,14 +66,37 @@ class Telemetry:
             series.buckets[bisect.bisect_left(LATENCY_BOUNDS_MS, ms)] += 1
             series.sum_ms += ms
 
+    def fallback(self, model: str, release: str, step: str) -> None:
+        """Count an answer that another step of the chain gave."""
+        with self._lock:
+            series = self._series.setdefault((model, release), _Series())
+            series.fallbacks[step] = series.fallbacks.get(step, 0) + 1
+
     def sample(self, model: str, manifest: Manifest, feeds: Feeds, outputs: Feeds) -> None:
         """Count one answered request's data for drift."""
-        with self._lock:
-            monitor = self._drift.setdefault((model, manifest.release), DriftMonitor(manifest.drift))
+        monitor = self._drift.get((model, manifest.release))
+        if monitor is None:
+            with self._lock:
+                monitor = self._drift.setdefault((model, manifest.release), DriftMonitor(manifest.drift))
         try:
             monitor.observe(manifest, feeds, outputs)
         except Exception:  # telemetry must never fail a request
             log.exception("Drift of %s could not be counted", model)
+
+        if self._samples and manifest.samples_per_hour:
+            self._sample(model, manifest, feeds)
+
+    def _sample(self, model: str, manifest: Manifest, feeds: Feeds) -> None:
+        """Spool a request's raw inputs, evenly spread: the first, then one per share of an hour."""
+        now = self._now()
+        if now < self._next_sample.get(model, 0) or sum(a.nbytes for a in feeds.values()) > MAX_SAMPLE_BYTES:
+            return
+        self._next_sample[model] = now + int(3600e9 / float(manifest.samples_per_hour))
+        attributes: dict[str, Any] = {"model": model, "release": manifest.release}
+        for name, array in feeds.items():
+            attributes[f"input.{name}"] = binascii.b2a_base64(array.tobytes(), newline=False).decode("ascii")
+            attributes[f"input.{name}.form"] = f"{array.dtype}{list(array.shape)}"
+        self._spool.put({"kind": "sample", "time": now, "severity": "info", "attr": attributes})
 
     def event(self, name: str, *, severity: str = "info", **attributes: Any) -> None:
         """Spool something that happened: an update, a rollback, a start."""
@@ -83,13 +116,22 @@ class Telemetry:
             self._start = end
             for key, figures in series.items():
                 self._spool.put(self._record(key, figures, start, end))
+        self._say_dropped(end)
         return [*_interval_alerts(series), *self._drift_alerts()]
+
+    def _say_dropped(self, now: int) -> None:
+        """The drop counter is telemetry as well: a gap that nobody knows of would look like a quiet device."""
+        dropped = self._spool.stats()["dropped"]
+        if dropped != max(self._dropped_said, 0):
+            self._spool.put({"kind": "dropped", "start": self._spool.counter("born"), "time": now, "value": dropped})
+        self._dropped_said = dropped
 
     def _drift_alerts(self) -> Iterator[Alert]:
         for subject, reports in self.drift().items():
             for report in reports:
                 if report.level != "too-few":
-                    yield Alert(subject, f"drift of {report.quantity}", report.level, report.corrected)
+                    worse = max(report.corrected, report.ks_corrected)
+                    yield Alert(subject, f"drift of {report.quantity}", report.level, worse)
 
     def _record(self, key: tuple[str, str], figures: _Series, start: int, end: int) -> dict[str, Any]:
         model, release = key
@@ -109,6 +151,7 @@ class Telemetry:
             "model": model,
             "release": release,
             "requests": figures.outcomes,
+            "fallbacks": figures.fallbacks,
             "latency": {"bounds": list(LATENCY_BOUNDS_MS), "counts": figures.buckets, "sum": figures.sum_ms},
             "drift": drift,
         }

@@ -21,11 +21,12 @@ from device_agent import slots
 from device_agent.config import AgentConfig, ModelConfig, device_id
 from device_agent.download import Sleep, download, free_bytes
 from device_agent.errors import ConfigError, NetworkError, TrustError
+from device_agent.hold import too_costly, undisturbed
 from device_agent.lock import locked
 from device_agent.shadow import Terms, leave_terms, terms_of
 from device_agent.slots import SlotRef, State
 from device_agent.source import open_source
-from device_agent.store import Store, store_for
+from device_agent.store import roll_back, store_for
 from device_agent.trial import Verdict, run_trial
 from device_agent.trust import Target, Trust
 from device_agent.version import at_least
@@ -35,7 +36,7 @@ from runtimes.artifact.files import sha256_file, storage_error, write_atomic
 from runtimes.artifact.index import IndexEntry, ReleaseIndex, delta_path
 from runtimes.artifact.manifest import ArtifactRef, FileRef, Manifest, read_manifest
 from runtimes.errors import DeltaError, StorageError
-from runtimes.registry import RUNTIMES
+from runtimes.registry import available_runtimes
 
 log = logging.getLogger(__name__)
 Outcome = Literal["current", "planned", "activated", "shadowing", "rejected", "revoked"]
@@ -116,13 +117,23 @@ class ModelUpdater:
             return UpdateResult(self.model.name, "current", _release(state), plan.reason)
         if dry_run:
             return UpdateResult(self.model.name, "planned", plan.entry.release, plan.reason)
+        with undisturbed(self.config.data_dir) as free:
+            waits = None if free else "an application holds the update lock"
+            waits = waits or too_costly(
+                self.config.update, sum(s.size_bytes for s in plan.steps if "fetch" in s.action)
+            )
+            if waits is not None and state.active is not None:  # a device without any release has nothing to disturb
+                return UpdateResult(self.model.name, "current", _release(state), f"{plan.entry.release} waits: {waits}")
+            result = self._perform_or_clean(plan, state)
+        return UpdateResult(**{**_fields(result), "duration_s": round(time.monotonic() - start, 3)})
+
+    def _perform_or_clean(self, plan: Plan, state: State) -> UpdateResult:
         try:
-            result = self._perform(plan, state)
+            return self._perform(plan, state)
         except StorageError:
             # A partial download must not keep a full disk full; the rest of the device needs the space.
             shutil.rmtree(self.store.downloads, ignore_errors=True)
             raise
-        return UpdateResult(**{**_fields(result), "duration_s": round(time.monotonic() - start, 3)})
 
     def _revocation(self, ref: SlotRef | None) -> str | None:
         """Why the publisher withdrew a release that this device holds; None if it did not."""
@@ -353,20 +364,6 @@ def choose(index: ReleaseIndex, state: State, device: str) -> IndexEntry | None:
     return next(reversed(good or fitting), None)
 
 
-def available_runtimes(wanted: str | None) -> tuple[str, ...]:
-    """Names in RUNTIMES that can run here; only ``wanted`` if given. Imports the adapters, not the runtimes."""
-    if wanted is not None:
-        return (wanted,)
-    names = []
-    for name in RUNTIMES:
-        try:
-            if RUNTIMES.get(name).available() is None:
-                names.append(name)
-        except ImportError:  # an adapter that is not part of this installation
-            continue
-    return tuple(names)
-
-
 def update_all(
     config: AgentConfig,
     *,
@@ -392,11 +389,6 @@ def update_all(
                 on_result(result)
             results.append(result)
     return results
-
-
-def roll_back(store: Store, reason: str) -> State:
-    """Return to the previous good release; the current one is never taken again. Raises NoWayBack, StorageError."""
-    return store.change(lambda state: slots.rolled_back(state, reason))
 
 
 def _staged(state: State, *, ref: SlotRef) -> State:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from difflib import get_close_matches
 from typing import Generic, TypeVar, cast
 
 from profiles.errors import RegistryMiss
@@ -46,6 +45,8 @@ class Registry(Generic[T]):
             RegistryMiss: nothing has that name; the message lists the nearest names.
         """
         if name not in self._entries:
+            from difflib import get_close_matches  # only a miss needs it
+
             near = get_close_matches(name, self._entries, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(self._entries))}."
             raise RegistryMiss(f"No {self.family} is called {name!r}.{hint}", remedy=self._how_to_add)

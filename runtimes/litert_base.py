@@ -200,19 +200,34 @@ class InterpreterOpener:
 
     def _interpreter(self, path: Path, options: SessionOptions) -> Any:
         module = importlib.import_module(self.module)
-        if options.provider not in RESOLVERS:
+        library = options.provider if options.provider and "/" in options.provider else None
+        if library is None and options.provider not in RESOLVERS:
             raise RuntimeMissing(
                 f"{self.name} has no provider {options.provider!r}.",
-                remedy=f"Use one of {', '.join(name for name in RESOLVERS if name)}.",
+                remedy=f"Use one of {', '.join(name for name in RESOLVERS if name)}, or the path of a delegate's library.",
             )
+        delegates = [self._delegate(module, library, options)] if library else None
         try:
             return module.Interpreter(
                 model_path=str(path),
                 num_threads=options.threads or None,
-                experimental_op_resolver_type=module.OpResolverType[RESOLVERS[options.provider]],
+                experimental_delegates=delegates,
+                experimental_op_resolver_type=module.OpResolverType[RESOLVERS[None if library else options.provider]],
             )
         except (RuntimeError, ValueError) as error:
             raise _cannot_load(self.name, path, error) from error
+
+    def _delegate(self, module: Any, library: str, options: SessionOptions) -> Any:
+        """An external delegate. Source: tensorflow/lite/delegates/external (tflite_plugin_create_delegate)."""
+        try:
+            if not Path(library).exists():  # load_delegate's own object complains again when it is collected
+                raise OSError("there is no such file")
+            return module.load_delegate(library, dict(options.provider_options))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise RuntimeMissing(
+                f"{self.name} cannot start the delegate {library}: {_one_line(error)}.",
+                remedy="Check the path, its driver, and that the device is attached.",
+            ) from error
 
 
 def _check_identifier(path: Path) -> None:

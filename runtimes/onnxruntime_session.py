@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +72,8 @@ class OnnxRuntimeSession(SessionBase):
         """Raises RuntimeMissing (package or provider), ModelLoadError."""
         ort = _onnxruntime()
         self._name = name
-        self._profiles = tempfile.TemporaryDirectory(prefix="edgewright-profile-") if options.profile else None
-        self._session: Any = _open(ort, model, _session_options(ort, options, self._profiles), options.provider, name)
+        self._profiles = _profile_folder() if options.profile else None
+        self._session: Any = _open(ort, model, _session_options(ort, options, self._profiles), options, name)
         self._inputs = tuple(_spec(node, name) for node in self._session.get_inputs())
         self._outputs = tuple(_spec(node, name) for node in self._session.get_outputs())
         self._runtime = RuntimeInfo("onnxruntime", ort.__version__, Evidence.EXECUTED)
@@ -127,8 +126,14 @@ class OnnxRuntimeSession(SessionBase):
             self._profiles = None
 
 
-def _open(ort: Any, model: Path | bytes, options: Any, wanted: str | None, name: str) -> Any:
-    provider = wanted or _DEFAULT_PROVIDER
+def _profile_folder() -> Any:
+    import tempfile  # brings every archive format with it; a board never profiles
+
+    return tempfile.TemporaryDirectory(prefix="edgewright-profile-")
+
+
+def _open(ort: Any, model: Path | bytes, settings: Any, options: SessionOptions, name: str) -> Any:
+    provider = options.provider or _DEFAULT_PROVIDER
     available = ort.get_available_providers()
     if provider not in available:
         raise RuntimeMissing(
@@ -136,18 +141,24 @@ def _open(ort: Any, model: Path | bytes, options: Any, wanted: str | None, name:
             remedy="Choose one of these, or install an onnxruntime build with that provider.",
         )
     # The CPU provider comes last in every list: it takes the nodes that the chosen one refuses.
-    providers = [provider] if provider == _DEFAULT_PROVIDER else [provider, _DEFAULT_PROVIDER]
+    chosen: list[Any] = [] if provider == _DEFAULT_PROVIDER else [(provider, dict(options.provider_options))]
     source = model if isinstance(model, bytes) else os.fspath(model)
     try:
-        return open_exact(source, options, providers)
+        session = open_exact(source, settings, [*chosen, _DEFAULT_PROVIDER])
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise ModelLoadError(
             f"onnxruntime cannot load {name}: {_first_line(error)}",
             remedy="Check that the file is whole, and that its opset and IR version suit this onnxruntime.",
         ) from error
+    if provider not in session.get_providers():
+        # onnxruntime only logs that a provider cannot start here, and goes on with the CPU.
+        raise RuntimeMissing(
+            f"onnxruntime's execution provider {provider!r} did not start.", remedy="Check its driver and libraries."
+        )
+    return session
 
 
-def open_exact(model: str | bytes, options: Any, providers: list[str]) -> Any:
+def open_exact(model: str | bytes, options: Any, providers: list[Any]) -> Any:
     """An ``InferenceSession`` whose int8 products are exact on every CPU.
 
     x86 without VNNI saturates 16-bit sums of uint8 x int8 pairs. The precision mode takes exact uint8 x uint8 kernels, and only
@@ -175,7 +186,7 @@ def open_exact(model: str | bytes, options: Any, providers: list[str]) -> Any:
         return session
 
 
-def _session_options(ort: Any, options: SessionOptions, profiles: tempfile.TemporaryDirectory[str] | None) -> Any:
+def _session_options(ort: Any, options: SessionOptions, profiles: Any) -> Any:
     result = ort.SessionOptions()
     result.intra_op_num_threads = options.threads
     # Edge nets are chains: parallel branches gain nothing and make latencies noisy.

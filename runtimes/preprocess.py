@@ -14,11 +14,11 @@ import tomllib
 import wave
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from runtimes.artifact.schema import Field, Schema
 from runtimes.errors import InputMismatch, RuntimeMissing
 from runtimes.session import Array
 
@@ -26,8 +26,8 @@ MAX_PIXELS: Final = 64 << 20  # of a picture as it comes; a small file may decod
 MAX_SECONDS: Final = 600
 
 
-class _Declaration(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _Declaration(Schema, extra="forbid"):
+    pass
 
 
 class ImageInput(_Declaration):
@@ -55,8 +55,7 @@ class ImageInput(_Declaration):
     def channels(self) -> int:
         return 1 if self.colour == "GRAY" else 3
 
-    @model_validator(mode="after")
-    def _consistent(self) -> ImageInput:
+    def validate_whole(self) -> None:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, self.channels):
                 raise ValueError(f"{name} has {len(values)} values for {self.channels} channel(s)")
@@ -64,7 +63,6 @@ class ImageInput(_Declaration):
             raise ValueError("std must be positive")
         if self.shorter is not None and (self.resize != "crop" or self.shorter < min(self.width, self.height)):
             raise ValueError("shorter is for resize 'crop', and at least as large as what is cut out")
-        return self
 
 
 class AudioInput(_Declaration):
@@ -76,18 +74,19 @@ class AudioInput(_Declaration):
     scale: float = Field(default=1.0, gt=0)  # of samples in [-1, 1)
 
 
-Preprocessing = Annotated[ImageInput | AudioInput, Field(discriminator="kind")]
-_ADAPTER: TypeAdapter[ImageInput | AudioInput] = TypeAdapter(Preprocessing)
+_KINDS: Final[dict[str, type[ImageInput] | type[AudioInput]]] = {"image": ImageInput, "audio": AudioInput}
 
 
 def read_preprocessing(data: Mapping[str, Any]) -> ImageInput | AudioInput:
     """Check one declaration. Raises InputMismatch."""
+    kind = data.get("kind")
     try:
-        return _ADAPTER.validate_python(dict(data))
-    except ValidationError as error:
-        reasons = "; ".join(f"{'.'.join(map(str, e['loc'][1:])) or 'it'}: {e['msg']}" for e in error.errors()[:5])
+        if not isinstance(kind, str) or kind not in _KINDS:
+            raise ValueError(f"kind: expected {' or '.join(map(repr, _KINDS))}, found {kind!r}")
+        return _KINDS[kind].model_validate(data)
+    except ValueError as error:
         raise InputMismatch(
-            f"The preprocessing cannot be used: {reasons}.", remedy="See docs/data.md for its fields."
+            f"The preprocessing cannot be used: {error}.", remedy="See docs/data.md for its fields."
         ) from error
 
 

@@ -26,8 +26,34 @@ BY_SUFFIX: dict[str, tuple[str, ...]] = {
 }
 
 
+# A runtime that reads what another was named for in a manifest: a .tflite file is one, whoever interprets it.
+EQUIVALENT: dict[str, tuple[str, ...]] = {"litert": ("tflite-runtime",)}
+
+
+def available_runtimes(wanted: str | None = None) -> tuple[str, ...]:
+    """Names that a manifest may ask for and that can be served here; of ``wanted`` alone if given.
+
+    Imports the adapters, not the runtimes.
+    """
+    if wanted is not None:
+        return (wanted, *(name for name, others in EQUIVALENT.items() if wanted in others))
+    return tuple(name for name in RUNTIMES if runs_here(name))
+
+
+def runs_here(name: str) -> bool:
+    """Whether the runtime called ``name``, or one that reads the same files, can run on this machine."""
+    return any(_is_available(one) for one in (name, *EQUIVALENT.get(name, ())))
+
+
+def _is_available(name: str) -> bool:
+    try:
+        return name in RUNTIMES and RUNTIMES.get(name).available() is None
+    except ImportError:  # an adapter that is not part of this installation
+        return False
+
+
 def open_session(path: Path, *, runtime: str | None = None, options: SessionOptions | None = None) -> Session:
-    """Open ``path`` with ``runtime``, or with the first available runtime for its suffix.
+    """Open ``path`` with ``runtime`` (or one that reads the same files), or with the first available runtime for its suffix.
 
     Raises:
         ModelLoadError: the path is missing, of no known format, or damaged.
@@ -36,7 +62,7 @@ def open_session(path: Path, *, runtime: str | None = None, options: SessionOpti
     """
     if not path.exists():
         raise ModelLoadError(f"{path} does not exist.", remedy="Check the path.")
-    names = (runtime,) if runtime else BY_SUFFIX.get(path.suffix)
+    names = (runtime, *EQUIVALENT.get(runtime, ())) if runtime else BY_SUFFIX.get(path.suffix)
     if names is None:
         raise ModelLoadError(
             f"{path} has no suffix that a runtime reads.", remedy=f"Use one of {', '.join(sorted(BY_SUFFIX))}."

@@ -56,7 +56,8 @@ class SessionOptions:
     """How to open a session. ``threads`` 0 leaves the choice to the runtime. ``profile`` asks for per-operator times."""
 
     threads: int = 1
-    provider: str | None = None  # execution provider or delegate, by the runtime's own name
+    provider: str | None = None  # execution provider, by the runtime's own name, or a delegate's shared library
+    provider_options: tuple[tuple[str, str], ...] = ()  # handed to the provider as they are
     profile: bool = False
 
 

@@ -1,2 +1,2 @@
-"""What compiler and device share: manifest, digests, safe files, delta decoding. Only numpy and the standard library at run time,
-and pydantic for the manifest."""
+"""What compiler and device share: manifest, digests, safe files, delta decoding. Only numpy and the standard library at run
+time."""

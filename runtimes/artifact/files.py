@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from runtimes.artifact.digest import sha256_file
 from runtimes.errors import StorageError
 
+__all__ = ["atomic_write", "sha256_file", "sha256_tree", "size_tree", "storage_error", "sync_dir", "write_atomic"]
+
 CHUNK_BYTES = 1 << 20
-
-
-def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file, read in chunks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_tree(path: Path) -> str:
     """Hex SHA-256 of a file, or of a folder's sorted relative paths and contents (for .mlpackage and SavedModel)."""
     if path.is_file():
         return sha256_file(path)
+    import hashlib
+
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_file(file)}\n".encode())

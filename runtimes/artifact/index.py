@@ -10,11 +10,9 @@ identically. Target paths beside it:
 
 from __future__ import annotations
 
-import hashlib
 from typing import Final, Literal
 
-from pydantic import Field, field_validator
-
+from runtimes.artifact.digest import sha256_hex
 from runtimes.artifact.manifest import (
     Digest,
     Document,
@@ -25,6 +23,7 @@ from runtimes.artifact.manifest import (
     parse_document,
     reason_of,
 )
+from runtimes.artifact.schema import Field
 from runtimes.errors import ManifestError
 
 INDEX_SCHEMA: Final = "edgewright.index/1"
@@ -52,8 +51,8 @@ class Rollout(_Open):
         """
         if self.halted or self.revoked is not None:
             return False
-        digest = hashlib.sha256(f"{device_id}\0{model}\0{release}".encode()).digest()
-        return int.from_bytes(digest[:8], "big") < self.percent / 100 * 2**64
+        digest = sha256_hex(f"{device_id}\0{model}\0{release}".encode())
+        return int(digest[:16], 16) < self.percent / 100 * 2**64
 
 
 class IndexEntry(_Open):
@@ -72,13 +71,10 @@ class ReleaseIndex(Document):
     model: Name
     releases: tuple[IndexEntry, ...] = ()
 
-    @field_validator("releases")
-    @classmethod
-    def _ordered(cls, releases: tuple[IndexEntry, ...]) -> tuple[IndexEntry, ...]:
-        sequences = [entry.sequence for entry in releases]
+    def validate_whole(self) -> None:
+        sequences = [entry.sequence for entry in self.releases]
         if sequences != sorted(set(sequences)):
             raise ValueError("sequences must increase")
-        return releases
 
     def newest_for(self, device_id: str) -> IndexEntry | None:
         """The release with the highest sequence whose rollout includes the device."""

@@ -10,23 +10,21 @@ import json
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-
 from runtimes.artifact.canonical import canonical_json
+from runtimes.artifact.schema import Field, Schema
 from runtimes.errors import ManifestError
 
 SCHEMA: Final = "edgewright.manifest/1"
 MAX_MANIFEST_BYTES = 4 << 20
 
 
-def _inside(path: str) -> str:
+def _inside(path: str) -> None:
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
         raise ValueError(f"path {path!r} leaves the release's folder")
-    return path
 
 
-RelativePath = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_inside)]
+RelativePath = Annotated[str, Field(min_length=1, max_length=512, check=_inside)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -36,10 +34,8 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Number = int | float
 
 
-class _Open(BaseModel):
+class _Open(Schema, extra="allow"):
     """Unknown fields are kept."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
 
 
 class Document(_Open):
@@ -120,15 +116,13 @@ class Histogram(_Open):
     edges: tuple[Number, ...]
     counts: tuple[int, ...]
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Histogram:
+    def validate_whole(self) -> None:
         if len(self.counts) != len(self.edges) + 1:
             raise ValueError(
                 f"{len(self.counts)} counts for {len(self.edges)} edges; expected one more count than edges"
             )
         if any(b <= a for a, b in zip(self.edges, self.edges[1:], strict=False)) or min(self.counts) < 0:
             raise ValueError("edges must increase and counts must not be negative")
-        return self
 
 
 class DriftBaseline(_Open):
@@ -160,6 +154,8 @@ class Manifest(Document):
     drift: DriftBaseline = DriftBaseline()
     quality: dict[str, Any] = Field(default_factory=dict)
     documents: dict[str, FileRef] = Field(default_factory=dict)  # provenance, sbom, report
+    # Raw inputs that a device may send with its telemetry. Signed with everything else here: no configuration file can ask.
+    samples_per_hour: Number = Field(default=0, ge=0)
 
     def artifact_for(self, profile: str, runtimes: tuple[str, ...]) -> ArtifactRef:
         """The first artifact for ``profile`` whose runtime is one of ``runtimes`` (in the order of ``artifacts``).
@@ -198,14 +194,14 @@ def parse_document(kind: type[D], data: bytes) -> D:
     """Parse JSON into ``kind``, refusing what would not be written back as the same bytes.
 
     Raises:
-        ValueError: not JSON, duplicate keys, no ``schema``, or not following it (pydantic's errors are ValueErrors).
+        ValueError: not JSON, duplicate keys, no ``schema``, or not following it.
         RecursionError: nested too deep.
     """
     fields = json.loads(data, object_pairs_hook=_unique)
     if not isinstance(fields, dict) or "schema" not in fields:
         raise ValueError("it is not an object with a schema field")
     document = kind.model_validate(fields)
-    # pydantic converts leniently ("5" to 5, 1.0 to 1): a converted value would change the digest when written back.
+    # A value that was converted (1 to 1.0 where a float is kept) would change the digest when written back.
     if document.to_bytes() != canonical_json(fields):
         raise ValueError("a field has another type than its schema says")
     return document
@@ -213,8 +209,6 @@ def parse_document(kind: type[D], data: bytes) -> D:
 
 def reason_of(error: Exception) -> str:
     """The first few reasons of a failed ``parse_document``, in one line."""
-    if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
     return str(error)
 
 

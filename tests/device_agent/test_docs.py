@@ -5,13 +5,11 @@ from __future__ import annotations
 import configparser
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
-
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+from typing import Any, get_args
 
 import device_agent
 from device_agent.config import AgentConfig
+from runtimes.artifact.schema import Schema, model_fields
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "agent.md"
 
@@ -22,20 +20,20 @@ def rows() -> list[str]:
     return ["| key | default | meaning |", "|---|---|---|", *lines]
 
 
-def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
-    for name, field in model.model_fields.items():
-        inner = _table(field)
+def _keys(schema: type[Schema], prefix: str) -> Iterator[tuple[str, str, str]]:
+    for name, (info, annotation) in model_fields(schema).items():
+        inner = _table(annotation)
         if inner is None:
-            default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
-            yield f"`{prefix}{name}`", default, field.description or ""
+            default = "required" if info.is_required else _shown(info.get_default())
+            yield f"`{prefix}{name}`", default, info.description
         else:
-            listed = "[]" if get_args(field.annotation) else ""
+            listed = "[]" if get_args(annotation) else ""
             yield from _keys(inner, f"{prefix}{name}{listed}.")
 
 
-def _table(field: FieldInfo) -> type[BaseModel] | None:
-    candidates = (field.annotation, *get_args(field.annotation))
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+def _table(annotation: Any) -> type[Schema] | None:
+    candidates = (annotation, *get_args(annotation))
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, Schema)), None)
 
 
 def _shown(value: object) -> str:
@@ -53,7 +51,7 @@ def test_the_page_lists_every_key_with_its_default() -> None:
 def test_the_unit_runs_the_agent_hardened() -> None:
     unit = configparser.RawConfigParser(strict=False)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read_string((Path(device_agent.__file__).parent / "edgewright-agent.service").read_text("utf-8"))
+    unit.read_string((Path(device_agent.__file__).parent / "packaging" / "edgewright-agent.service").read_text("utf-8"))
     service = dict(unit["Service"])
     assert service["Type"] == "notify" and "edgewright-agent run --config" in service["ExecStart"]
     assert int(service["WatchdogSec"]) >= 10

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from device_agent.config import AgentConfig
-from device_agent.otlp import OtlpHttp, Sender
+from device_agent.otlp import OtlpHttp
 from device_agent.spool import Spool
+from device_agent.transports import Sender
 from device_agent.update import update_all
 from tests.device_agent.test_telemetry import Collector, collector  # noqa: F401
 from tests.simulators.repository import MODEL, RepositorySimulator
@@ -23,8 +24,9 @@ from pathlib import Path
 import numpy as np
 from device_agent.config import load_config
 from device_agent.engine import Engine
-from device_agent.otlp import OtlpHttp, Sender
+from device_agent.otlp import OtlpHttp
 from device_agent.spool import Spool
+from device_agent.transports import Sender
 from device_agent.telemetry import Telemetry
 from device_agent.errors import NetworkError
 from device_agent.update import update_all

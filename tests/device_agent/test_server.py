@@ -233,14 +233,14 @@ def test_a_stop_answers_every_request_that_has_come_in(
         engine.load()
         running = Server(engine, config.server)
         running.start()
-        where, infer, inside = running.where(), engine.infer, threading.Semaphore(0)
+        where, infer, inside = running.where(), engine.answer, threading.Semaphore(0)
 
         def slow(*arguments: Any, **more: Any) -> Any:
             inside.release()
             time.sleep(0.2)
             return infer(*arguments, **more)
 
-        monkeypatch.setattr(engine, "infer", slow)
+        monkeypatch.setattr(engine, "answer", slow)
         found: list[int] = []
         clients = [
             threading.Thread(

@@ -15,11 +15,12 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from device_agent.config import TelemetryConfig
-from device_agent.drift import DriftMonitor, corrected_psi, psi
-from device_agent.otlp import OtlpHttp, Sender
+from device_agent.drift import KOLMOGOROV_MEAN, DriftMonitor, corrected_ks, corrected_psi, ks, psi
+from device_agent.otlp import OtlpHttp
 from device_agent.spool import Spool
 from device_agent.telemetry import Telemetry
-from runtimes.artifact.manifest import DriftBaseline
+from device_agent.transports import Sender
+from runtimes.artifact.manifest import DriftBaseline, Manifest
 
 
 class Collector:
@@ -163,3 +164,56 @@ def test_monitors_merge_by_addition_and_judge() -> None:
     assert one.counts["input:x"].tolist() == [10, 40, 40, 60] and one.report()[0].level == "critical"
     with pytest.raises(ValueError, match="bins"):
         one.merge({"input:x": [1]})
+
+
+def test_ks_is_scipys_and_its_correction_is_the_mean_of_kolmogorovs_distribution() -> None:
+    from scipy import stats
+
+    random = np.random.default_rng(5)
+    one, two = random.integers(0, 10, 300), random.integers(0, 8, 500)
+    counted = [np.bincount(values, minlength=10) for values in (one, two)]
+    assert ks(*counted) == pytest.approx(stats.ks_2samp(one, two).statistic)
+    assert pytest.approx(stats.kstwobign.mean()) == KOLMOGOROV_MEAN
+    reference = random.multinomial(10_000, [0.01] * 100)
+    still = [corrected_ks(random.multinomial(500, [0.01] * 100), reference) for _ in range(300)]
+    assert np.mean(still) < 0.02, "small samples alone must not look like drift"
+
+
+def test_a_shift_that_many_bins_share_is_seen_by_ks() -> None:
+    edges = list(range(1, 50))
+    baseline = DriftBaseline.model_validate({"inputs": {"x": {"edges": edges, "counts": [200] * 50}}})
+    monitor = DriftMonitor(baseline)
+    tilted = [24] * 25 + [16] * 25  # each bin moves by a fifth
+    monitor.merge({"input:x": tilted})
+    (report,) = monitor.report()
+    assert report.corrected < 0.1 <= report.ks + 0.001 and report.ks == pytest.approx(0.1)
+    monitor.merge({"input:x": [60] * 25 + [0] * 25})
+    (report,) = monitor.report()
+    assert report.level == "critical" and report.ks_corrected > 0.2
+
+
+def test_raw_inputs_are_sent_only_where_the_signed_manifest_allows_it(spool: Spool) -> None:
+    import base64
+
+    from tests.runtimes.artifact.test_documents import MINIMAL
+
+    now = [0]
+    silent = Manifest.model_validate(MINIMAL)
+    allowed = Manifest.model_validate(MINIMAL | {"samples_per_hour": 2})
+    x = np.arange(6, dtype=np.float32).reshape(1, 6)
+
+    def samples(telemetry: Telemetry, manifest: Manifest, feeds: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+        telemetry.sample("kws", manifest, feeds, {})
+        spool.flush()
+        return [s.record["attr"] for s in spool.batch(100) if s.record["kind"] == "sample"]
+
+    telemetry = Telemetry(spool, now=lambda: now[0])
+    assert not samples(telemetry, silent, {"x": x})
+    assert not samples(Telemetry(spool, now=lambda: now[0], samples=False), allowed, {"x": x}), "the device's own veto"
+    (first,) = samples(telemetry, allowed, {"x": x})
+    assert first["input.x.form"] == "float32[1, 6]"
+    np.testing.assert_array_equal(np.frombuffer(base64.b64decode(first["input.x"]), np.float32), x[0])
+    assert len(samples(telemetry, allowed, {"x": x})) == 1, "not before half an hour is over"
+    now[0] = 1800 * 10**9
+    assert len(samples(telemetry, allowed, {"x": np.zeros((1, 1 << 20), np.float32)})) == 1, "too large"
+    assert len(samples(telemetry, allowed, {"x": x})) == 2

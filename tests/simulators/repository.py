@@ -95,8 +95,10 @@ class RepositorySimulator:
         self_test: dict[str, Any] | None = None,
         preprocessing: dict[str, Any] | None = None,
         labels: tuple[str, ...] | None = None,
+        form: tuple[str, str, str] = ("model.onnx", "onnx", "onnxruntime"),
     ) -> Manifest:
-        """Add a release. ``delta`` is (base release, patch bytes)."""
+        """Add a release. ``delta`` is (base release, patch bytes); ``form`` the artifact's path, format and runtime."""
+        path, kind, runtime = form
         prepared = {"preprocessing": preprocessing} if preprocessing else {}
         labelled = {"labels": list(labels)} if labels else {}
         artifact = toy_model(w, b) if model is None else model
@@ -117,10 +119,10 @@ class RepositorySimulator:
                     ],
                     "artifacts": [
                         {
-                            **_ref("model.onnx", artifact),
-                            "format": "onnx",
+                            **_ref(path, artifact),
+                            "format": kind,
                             "precision": "fp32",
-                            "runtime": "onnxruntime",
+                            "runtime": runtime,
                             "profiles": [PROFILE],
                         }
                     ],
@@ -133,7 +135,7 @@ class RepositorySimulator:
         base = f"{CHANNEL}/{MODEL}"
         self.artifacts[release] = artifact
         self.targets[f"{base}/{release}/manifest.json"] = data
-        self.targets[f"{base}/{release}/model.onnx"] = artifact
+        self.targets[f"{base}/{release}/{path}"] = artifact
         self.targets[f"{base}/{release}/vectors.npz"] = checks
         if delta is not None:
             digests = [hashlib.sha256(a).hexdigest() for a in (self.artifacts[delta[0]], artifact)]

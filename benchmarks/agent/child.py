@@ -5,9 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-KINDS = ("bare", "engine", "service")
+KINDS = ("bare", "engine")
 INFERENCES = 3000
-REST_REQUESTS = 2000
 INTERVALS = 48 * 60  # flush_interval_s is a minute by default
 PER_INTERVAL = 20
 
@@ -77,50 +76,5 @@ def engine(config: str, artifact: str) -> dict[str, float]:
     return {"start_cpu_ms": start, "resident_mib": before, "resident_after_mib": after, **summary(found)}
 
 
-def service(config: str, artifact: str) -> dict[str, float]:
-    import http.client
-    import threading
-    from urllib.parse import urlsplit
-
-    from device_agent.config import load_config
-    from device_agent.service import Service
-
-    path = Path(config)
-    settings = load_config(path).model_copy(update={"repository": None})
-    running = Service(settings, path)
-    thread = threading.Thread(target=running.run)
-    thread.start()
-    while not running.engine.names() or not running.engine.is_ready(running.engine.names()[0]):
-        time.sleep(0.001)
-    (name,) = running.engine.names()
-    while ":0" in running.server.where()[-3:]:
-        time.sleep(0.001)
-    connection = http.client.HTTPConnection(urlsplit(running.server.where()).netloc)
-    tensor = {"name": "x", "shape": [1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 16}}
-    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
-    headers = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
-    body = head + bytes(16)
-
-    def request() -> None:
-        connection.request("POST", f"/v2/models/{name}/infer", body, headers)
-        response = connection.getresponse()
-        assert response.status == 200
-        response.read()
-
-    request()
-    start = 1000 * time.process_time()
-    found = []
-    for _ in range(REST_REQUESTS):
-        begun = time.perf_counter_ns()
-        request()
-        found.append((time.perf_counter_ns() - begun) / 1000)
-    found.sort()
-    resident = resident_mib()
-    running.stop()
-    thread.join()
-    return {"start_cpu_ms": start, "resident_mib": resident, "rest_p99_us": found[int(len(found) * 0.99)]}
-
-
 if __name__ == "__main__":
-    kind = sys.argv[1]
-    print(json.dumps({"bare": bare, "engine": engine, "service": service}[kind](*sys.argv[2:])))
+    print(json.dumps({"bare": bare, "engine": engine}[sys.argv[1]](*sys.argv[2:])))
