@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from compiler.cli.keys import json_option, print_json, signing, signing_options
-from compiler.cli.release_manage import diff, prune, push, revoke, rotate
+from compiler.cli.release_keys import adopt, init, rotate, sign
+from compiler.cli.release_manage import diff, prune, push, revoke
+from compiler.cli.signing import days_option, json_option, print_json, signing, signing_options
+from profiles.errors import ExitCode
 from profiles.units import format_bytes
 
 if TYPE_CHECKING:
@@ -17,45 +19,12 @@ if TYPE_CHECKING:
     from compiler.publish.show import ReleaseSummary
 
 REPO = click.argument("repo", type=click.Path(path_type=Path))
+WARN_DAYS = 7
 
 
 @click.group()
 def release() -> None:
     """Sign and publish releases as plain files that any web server or USB stick can serve."""
-
-
-@release.command()
-@REPO
-@signing_options
-@click.option("--channel", "channels", multiple=True, default=("stable",), show_default=True, help="May be repeated.")
-@click.option("--root-keys", type=int, default=1, show_default=True, help="How many root keys to make.")
-@click.option("--root-threshold", type=int, default=1, show_default=True, help="How many must sign a new root.")
-@json_option
-def init(
-    repo: Path,
-    keys: Path,
-    no_password: bool,
-    channels: tuple[str, ...],
-    root_keys: int,
-    root_threshold: int,
-    as_json: bool,
-) -> None:
-    """Make an empty repository REPO and its keys."""
-    from compiler.publish.release import init as make
-
-    with_keys = signing(keys, no_password=no_password, create=True)
-    repository = make(repo, with_keys, channels=channels, root_keys=root_keys, root_threshold=root_threshold)
-    root = repository.metadata / "1.root.json"
-    if no_password:
-        click.echo(f"The keys in {keys} are NOT encrypted: whoever reads them can sign releases.", err=True)
-    if as_json:
-        print_json(
-            "edgewright.release-init/1",
-            {"repository": str(repo), "root": str(root), "channels": list(channels), "encrypted": not no_password},
-        )
-        return
-    click.echo(f"Repository {repo} with channels {', '.join(channels)}.")
-    click.echo(f"Give devices {root}; move {keys}/root-*.pem to a safe place offline.")
 
 
 @release.command()
@@ -152,18 +121,38 @@ def rollout(
 @release.command()
 @REPO
 @click.option("--root", type=click.Path(path_type=Path), default=None, help="Root metadata to trust (from elsewhere).")
+@click.option(
+    "--expires-within",
+    type=click.IntRange(0),
+    default=None,
+    metavar="DAYS",
+    help="Exit 1 if a signature ends within so many days; for monitoring.",
+)
 @json_option
-def verify(repo: Path, root: Path | None, as_json: bool) -> None:
+@click.pass_context
+def verify(ctx: click.Context, repo: Path, root: Path | None, expires_within: int | None, as_json: bool) -> None:
     """Check all of REPO as a device would: signatures, versions, expiry, every file."""
     from compiler.publish.client import verify as check
 
     result = check(repo, root=root)
+    soon = result.expiring(WARN_DAYS if expires_within is None else expires_within)
+    for role in soon:
+        click.echo(f"{role} is signed until {result.roles[role]} only: {_way_out(role)}", err=True)
     if as_json:
-        print_json("edgewright.verified/1", asdict(result))
-        return
-    click.echo(f"{result.targets} files, {format_bytes(result.target_bytes)}: all as signed, until {result.expires}.")
-    for model, releases in sorted(result.releases.items()):
-        click.echo(f"  {model}: {', '.join(releases)}")
+        print_json("edgewright.verified/1", asdict(result) | {"expiring": list(soon)})
+    else:
+        click.echo(
+            f"{result.targets} files, {format_bytes(result.target_bytes)}: all as signed, until {result.expires}."
+        )
+        for model, releases in sorted(result.releases.items()):
+            click.echo(f"  {model}: {', '.join(releases)}")
+    ctx.exit(int(ExitCode.GATE if soon and expires_within is not None else ExitCode.DONE))
+
+
+def _way_out(role: str) -> str:
+    if role == "root":
+        return "run edgewright release rotate --role root --renew, with root keys"
+    return f"run edgewright release refresh{'' if role in ('snapshot', 'timestamp') else ' --all'}"
 
 
 @release.command()
@@ -200,12 +189,13 @@ def _print_release(item: ReleaseSummary) -> None:
 @REPO
 @signing_options
 @click.option("--all", "everything", is_flag=True, help="Sign targets and channels anew too.")
+@days_option
 @json_option
-def refresh(repo: Path, keys: Path, no_password: bool, everything: bool, as_json: bool) -> None:
-    """Sign snapshot and timestamp anew, so that devices keep accepting the repository."""
+def refresh(repo: Path, keys: Path, no_password: bool, everything: bool, days: dict[str, int], as_json: bool) -> None:
+    """Sign snapshot and timestamp anew, so that devices keep accepting the repository; for a cron job."""
     from compiler.publish.release import refresh as sign
 
-    expires = sign(repo, signing(keys, no_password=no_password), everything=everything)
+    expires = sign(repo, signing(keys, no_password=no_password, days=days), everything=everything)
     end = expires.strftime("%Y-%m-%dT%H:%M:%SZ")
     if as_json:
         print_json("edgewright.refreshed/1", {"expires": end})
@@ -265,5 +255,5 @@ def simulate(repo: Path, channel: str, model: str, devices: int, percent: float 
         click.echo(f"{release or 'no release':20} {count:>10,}  {100 * count / devices:6.2f} %")
 
 
-for _command in (revoke, prune, diff, rotate, push):
+for _command in (init, revoke, prune, diff, push, rotate, sign, adopt):
     release.add_command(_command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from compiler.publish.client import expiries
 from compiler.publish.repository import Repository, load
 from runtimes.artifact.index import IndexEntry, ReleaseIndex, read_index
 from runtimes.artifact.manifest import read_manifest
@@ -57,18 +58,11 @@ class RepositorySummary:
 def show(repo: Path) -> RepositorySummary:
     """Summarise the repository, signatures verified. Raises PublishError, PublishTrustError, ManifestError."""
     repository = load(repo)
-    roles = {
-        "root": repository.root.signed,
-        "targets": repository.targets.signed,
-        "snapshot": repository.snapshot.signed,
-        "timestamp": repository.timestamp.signed,
-        **{name: channel.signed for name, channel in repository.channels.items()},
-    }
     root = repository.root.signed
     return RepositorySummary(
         root.version,
         root.roles["root"].threshold,
-        {name: role.expires.strftime("%Y-%m-%dT%H:%M:%SZ") for name, role in roles.items()},
+        expiries(repository),
         tuple(
             _release(repository, index, entry)
             for name in sorted(repository.channels)
