@@ -162,7 +162,7 @@ def _client() -> Any:
         retries={"mode": "standard", "max_attempts": 5},
     )
     try:
-        return boto3.client("s3", config=settings)
+        return boto3.session.Session().client("s3", config=settings)
     except (BotoCoreError, ValueError) as error:
         raise PublishError(
             f"boto3 has no client for buckets: {error}.", remedy="Set AWS_DEFAULT_REGION, or ~/.aws/config."
