@@ -99,7 +99,10 @@ def diff(repo: Path, old: str, new: str, channel: str, model: str, as_json: bool
 @click.option("--delete", is_flag=True, help="Remove there what REPO does not hold any more (after prune).")
 @json_option
 def push(repo: Path, destination: str, delete: bool, as_json: bool) -> None:
-    """Carry REPO to DESTINATION, a folder, s3://BUCKET/PREFIX or an rsync address, such that no device ever sees a half-published state."""
+    """Carry REPO to DESTINATION, such that no device ever sees a half-published state.
+
+    DESTINATION is a folder, a bucket (s3://BUCKET/PREFIX) or what rsync takes (me@host:/srv/updates).
+    """
     from compiler.publish.push import push as perform
 
     done = perform(repo, destination, delete=delete)
