@@ -70,7 +70,7 @@ def infer_file(config: AgentConfig, model: str | None, inputs: Path, output: Pat
 
 
 def update_and_report(
-    config: AgentConfig, *, models: tuple[str, ...] = (), dry_run: bool = False
+    config: AgentConfig, *, models: tuple[str, ...] = (), dry_run: bool = False, any_time: bool = False
 ) -> list[UpdateResult]:
     """``update_all``, with an event in the spool for everything that was activated, rejected or left."""
     spool = Spool(config.data_dir / "spool.db", max_bytes=config.telemetry.spool_bytes)
@@ -90,7 +90,7 @@ def update_and_report(
             )
 
     try:
-        return update_all(config, models=models, dry_run=dry_run, on_result=report)
+        return update_all(config, models=models, dry_run=dry_run, on_result=report, any_time=any_time)
     finally:
         spool.close()
 

@@ -61,6 +61,10 @@ class UpdateConfig(_Strict):
     max_artifact_bytes: int = Field(default=2 << 30, gt=0, description="larger artifacts are refused")
     reserve_bytes: int = Field(default=16 << 20, ge=0, description="free space that an update must leave")
     allow_delta: bool = Field(default=True, description="false: full files only")
+    windows: tuple[str, ...] = Field(
+        default=(), description="when a release may take over, like `sat,sun 02:00-05:00`; none: at any time"
+    )
+    remote: bool = Field(default=True, description="false: settings that the channel's publisher signed are not taken")
 
 
 class TrialConfig(_Strict):

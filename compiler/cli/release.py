@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from compiler.cli.release_keys import adopt, init, rotate, sign
 from compiler.cli.release_manage import diff, prune, push, revoke
 from compiler.cli.signing import days_option, json_option, print_json, signing, signing_options
+from compiler.cli.terms import given, pairs, terms_options
 from profiles.errors import ExitCode
 from profiles.units import format_bytes
 
 if TYPE_CHECKING:
     from compiler.publish.release import Published
     from compiler.publish.show import ReleaseSummary
+    from compiler.publish.simulate import Simulation
 
 REPO = click.argument("repo", type=click.Path(path_type=Path))
 WARN_DAYS = 7
@@ -34,7 +36,7 @@ def release() -> None:
 @click.option("--release", "name", required=True, help="The release's name, such as 1.4.0.")
 @click.option("--channel", default="stable", show_default=True)
 @click.option("--percent", type=click.FloatRange(0, 100), default=100.0, show_default=True, help="Share of devices.")
-@click.option("--min-agent", default=None, help="Oldest agent version that may take it.")
+@terms_options
 @click.option(
     "--shadow",
     type=click.IntRange(1),
@@ -52,6 +54,8 @@ def publish(
     channel: str,
     percent: float,
     min_agent: str | None,
+    min_runtimes: dict[str, str],
+    windows: tuple[str, ...],
     shadow: int | None,
     deltas: int,
     as_json: bool,
@@ -60,9 +64,8 @@ def publish(
     from compiler.publish.release import publish as perform
     from runtimes.artifact.index import Rollout
 
-    # A field that was not given stays out of the index.
-    given = {"min_agent": min_agent, "shadow_requests": shadow}
-    rollout = Rollout.model_validate({"percent": percent} | {k: v for k, v in given.items() if v is not None})
+    terms = given(min_agent, min_runtimes, windows) | ({"shadow_requests": shadow} if shadow is not None else {})
+    rollout = Rollout.model_validate({"percent": percent, **terms})
     with_keys = signing(keys, no_password=no_password)
     result = perform(build, repo, with_keys, channel=channel, release=name, rollout=rollout, delta_from=deltas)
     if as_json:
@@ -92,6 +95,8 @@ def _print_published(result: Published) -> None:
 @click.option("--release", "name", required=True)
 @click.option("--percent", type=click.FloatRange(0, 100), default=None, help="Share of devices, by hash.")
 @click.option("--halt/--resume", default=None, help="Stop or continue handing it out.")
+@terms_options
+@click.option("--any-time", is_flag=True, help="Take its maintenance windows away.")
 @json_option
 def rollout(
     repo: Path,
@@ -102,20 +107,28 @@ def rollout(
     name: str,
     percent: float | None,
     halt: bool | None,
+    min_agent: str | None,
+    min_runtimes: dict[str, str],
+    windows: tuple[str, ...],
+    any_time: bool,
     as_json: bool,
 ) -> None:
-    """Change which share of devices gets a release, or halt it."""
+    """Change which share of devices gets a release, and when, or halt it."""
     from compiler.publish.release import set_rollout
 
-    if percent is None and halt is None:
-        raise click.UsageError("Give --percent, --halt or --resume.")
+    terms = given(min_agent, min_runtimes, windows) | ({"windows": ()} if any_time else {})
+    if percent is None and halt is None and not terms:
+        raise click.UsageError("Give --percent, --halt, --resume, --window, --any-time, --min-agent or --min-runtime.")
     with_keys = signing(keys, no_password=no_password)
-    now = set_rollout(repo, with_keys, channel=channel, model=model, release=name, percent=percent, halted=halt)
+    where = {"channel": channel, "model": model, "release": name}
+    now = set_rollout(repo, with_keys, **where, percent=percent, halted=halt, terms=terms)
     if as_json:
-        document = {"channel": channel, "model": model, "release": name, "percent": now.percent, "halted": now.halted}
-        print_json("edgewright.rollout/1", document)
-    else:
-        click.echo(f"{channel}/{model} {name}: {now.percent:g} % of devices{', halted' if now.halted else ''}")
+        told: dict[str, Any] = {"percent": now.percent, "halted": now.halted, "windows": list(now.windows)}
+        told |= {"min_agent": now.min_agent, "min_runtimes": now.min_runtimes}
+        print_json("edgewright.rollout/1", where | told)
+        return
+    when = f", in {'; '.join(now.windows)}" if now.windows else ""
+    click.echo(f"{channel}/{model} {name}: {now.percent:g} % of devices{', halted' if now.halted else ''}{when}")
 
 
 @release.command()
@@ -241,18 +254,51 @@ def bundle(
 @click.option("--model", required=True)
 @click.option("--devices", default=100_000, show_default=True, type=click.IntRange(1, 10_000_000))
 @click.option("--percent", type=click.FloatRange(0, 100), help="Try this share for the newest release.")
+@click.option(
+    "--agent",
+    "agents",
+    multiple=True,
+    callback=pairs,
+    metavar="VERSION=SHARE",
+    help="How much of the fleet runs which agent, such as 0.1.0=30; may be repeated.",
+)
 @json_option
-def simulate(repo: Path, channel: str, model: str, devices: int, percent: float | None, as_json: bool) -> None:
+def simulate(
+    repo: Path, channel: str, model: str, devices: int, percent: float | None, agents: dict[str, str], as_json: bool
+) -> None:
     """Show what a fleet would run, each device deciding by the signed rollouts as a real one does."""
     from compiler.publish.simulate import simulate as run
 
-    found = run(repo, channel=channel, model=model, devices=devices, percent=percent)
+    try:
+        shares = {version: float(share) for version, share in agents.items()}
+    except ValueError as error:
+        raise click.BadParameter("A share is a number.", param_hint="--agent") from error
+    found = run(repo, channel=channel, model=model, devices=devices, percent=percent, agents=shares)
     if as_json:
         counts = [{"release": release, "devices": count} for release, count in found.devices_by_release.items()]
-        print_json("edgewright.simulation/1", {"devices": devices, "releases": counts})
-        return
+        moves = [{"from": release, "devices": count} for release, count in found.moves.items()]
+        document = asdict(found) | {"releases": counts, "moves": moves}
+        del document["devices_by_release"]
+        print_json("edgewright.simulation/1", document)
+    else:
+        _print_simulation(found)
+
+
+def _print_simulation(found: Simulation) -> None:
+    click.echo(f"{'would run':20} {'devices':>10}  {'share':>8}")
     for release, count in found.devices_by_release.items():
-        click.echo(f"{release or 'no release':20} {count:>10,}  {100 * count / devices:6.2f} %")
+        click.echo(f"{release or 'no release':20} {count:>10,}  {100 * count / found.devices:6.2f} %")
+    for reason, count in sorted(found.left_out.items()):
+        click.echo(f"not {found.newest}: {count:,} devices, {reason}")
+    for before, count in found.moves.items():
+        click.echo(f"{before or 'no release'} -> {found.newest}: {count:,} devices")
+        for one in (t for t in found.transfers if t.before == before):
+            each = one.full_bytes if one.delta_bytes is None else one.delta_bytes
+            kind = "as a delta" if each != one.full_bytes else "in full"
+            total = format_bytes(each * count)
+            click.echo(f"  {one.artifact}: {format_bytes(each)} {kind}, {total} if all of them take this one")
+    if found.windows:
+        click.echo(f"in the windows {'; '.join(found.windows)}")
 
 
 for _command in (init, revoke, prune, diff, push, rotate, sign, adopt):

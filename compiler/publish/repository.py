@@ -41,6 +41,7 @@ from tuf.api.serialization import DeserializationError
 from compiler.errors import OutputExists, PublishError, PublishTrustError
 from compiler.publish.keys import ensure_public, held_keys, signers_for
 from runtimes.artifact.files import CHUNK_BYTES, atomic_write, storage_error, sync_dir, write_atomic
+from runtimes.artifact.index import SIGNED_FIELD
 from runtimes.artifact.manifest import NAME_PATTERN
 
 TOP_ROLES = ("root", "targets", "snapshot", "timestamp")
@@ -80,6 +81,8 @@ class Lifetimes:
         kept = signed.unrecognized_fields.get(DAYS_FIELD)
         days = kept if isinstance(kept, int) and 1 <= kept <= MAX_DAYS else known.get(role, self.targets_days)
         signed.expires = datetime.fromtimestamp(now, UTC) + timedelta(days=days)
+        if role == "timestamp":
+            signed.unrecognized_fields[SIGNED_FIELD] = now
 
 
 @dataclass(slots=True)
