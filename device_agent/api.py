@@ -12,6 +12,7 @@ from device_agent.alerts import read_alerts
 from device_agent.config import AgentConfig, device_id
 from device_agent.engine import Engine
 from device_agent.errors import ConfigError
+from device_agent.remote_config import Change
 from device_agent.spool import Spool
 from device_agent.store import store_for
 from device_agent.telemetry import Telemetry
@@ -89,8 +90,14 @@ def update_and_report(
                 duration_s=result.duration_s,
             )
 
+    def settings(change: Change) -> None:
+        severity = "error" if change.outcome == "refused" else "info"
+        telemetry.event(f"settings.{change.outcome}", severity=severity, detail=change.detail)
+
     try:
-        return update_all(config, models=models, dry_run=dry_run, on_result=report, any_time=any_time)
+        return update_all(
+            config, models=models, dry_run=dry_run, on_result=report, any_time=any_time, on_settings=settings
+        )
     finally:
         spool.close()
 

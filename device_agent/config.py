@@ -139,7 +139,7 @@ class AgentConfig(_Strict):
 
 
 def load_config(path: Path) -> AgentConfig:
-    """Read and check the file; relative paths become absolute.
+    """Read and check the file; relative paths become absolute, and settings that the publisher signed lie over it.
 
     Raises:
         ConfigError: missing, unreadable, not TOML, or not following the schema.
@@ -155,7 +155,9 @@ def load_config(path: Path) -> AgentConfig:
         raise ConfigError(f"{path} is not a valid configuration: {reasons}.", remedy="Correct these keys.") from error
     except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
         raise ConfigError(f"{path} is not valid TOML: {error}.", remedy="Correct the file.") from error
-    return _absolute(config, path.resolve().parent)
+    from device_agent.remote_config import effective
+
+    return effective(_absolute(config, path.resolve().parent))
 
 
 def _absolute(config: AgentConfig, base: Path) -> AgentConfig:

@@ -16,12 +16,13 @@ from pathlib import Path
 
 from device_agent import slots
 from device_agent.alerts import Alert, Alerts
-from device_agent.config import AgentConfig, device_id
+from device_agent.config import AgentConfig, device_id, load_config
 from device_agent.engine import Engine
 from device_agent.errors import Busy, NoWayBack
 from device_agent.health import Diagnosis, at_start, in_service
 from device_agent.lock import locked
 from device_agent.otlp import TRANSPORTS, Sender
+from device_agent.remote_config import stamp
 from device_agent.server import Server, is_loopback
 from device_agent.slots import State
 from device_agent.spool import Spool
@@ -62,6 +63,7 @@ class Service:
         self.alerts = Alerts(config.data_dir)
         self.engine = Engine(config, recorder=self.telemetry)
         self.server = Server(self.engine, config.server)
+        self._settings_stamp = stamp(config.data_dir)
         self._stop = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
         self._next_update = 0.0
@@ -125,6 +127,7 @@ class Service:
 
     def tick(self) -> None:
         """One round of everything that is not answering requests."""
+        self._settings()
         self._update()
         for model in self.config.models:
             try:
@@ -136,6 +139,19 @@ class Service:
             for (name, release), (right, wrong) in self.engine.truth.counts().items():
                 self.telemetry.event("feedback", model=name, release=release, right=right, wrong=wrong)
             self._next_flush = time.monotonic() + self.config.telemetry.flush_interval_s
+
+    def _settings(self) -> None:
+        """Take settings that the updater has brought; what a part of the service has read at its start waits for the next one."""
+        if (now := stamp(self.config.data_dir)) == self._settings_stamp:
+            return
+        self._settings_stamp = now
+        try:
+            self.config = load_config(self._path)
+        except EdgewrightError as error:
+            log.warning("The configuration could not be read again: %s", error)
+            return
+        self._next_update = min(self._next_update, time.monotonic() + self.config.update.interval_s)
+        self._next_flush = min(self._next_flush, time.monotonic() + self.config.telemetry.flush_interval_s)
 
     def _raise_alerts(self, found: list[Alert]) -> None:
         """An event for every level that changed, up or down."""

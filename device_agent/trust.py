@@ -130,7 +130,7 @@ class Trust:
 
     def index(self, channel: str, model: str) -> ReleaseIndex:
         """The channel's releases of a model. Raises as ``refresh``, and ManifestError."""
-        data = self._small(index_path(channel, model), MAX_INDEX_BYTES)
+        data = self.small(index_path(channel, model), MAX_INDEX_BYTES)
         index = read_index(data)
         if (index.channel, index.model) != (channel, model):
             raise TrustError(
@@ -140,12 +140,13 @@ class Trust:
 
     def manifest(self, path: str, sha256: str) -> bytes:
         """A manifest's bytes; the index and the target's metadata must agree about its digest."""
-        data = self._small(path, MAX_MANIFEST_BYTES)
+        data = self.small(path, MAX_MANIFEST_BYTES)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise TrustError(f"{path} is not the manifest that the index names.", remedy="Publish the channel again.")
         return data
 
-    def _small(self, path: str, limit: int) -> bytes:
+    def small(self, path: str, limit: int) -> bytes:
+        """A target's bytes, at most ``limit``. Raises as ``refresh``, also if no role lists it."""
         target = self.target(path)
         if target is None:
             raise TrustError(

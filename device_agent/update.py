@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from device_agent import slots
+from device_agent import remote_config, slots
 from device_agent.clock import Clock
 from device_agent.config import AgentConfig, ModelConfig, device_id
 from device_agent.download import Sleep, download, free_bytes
@@ -383,12 +383,14 @@ def update_all(
     on_result: Callable[[UpdateResult], None] | None = None,
     clock: Clock | None = None,
     any_time: bool = False,
+    on_settings: Callable[[remote_config.Change], None] | None = None,
 ) -> list[UpdateResult]:
     """Update the named models, or all, against one view of the repository.
 
     Args:
         clock: the device's time; default: the system's, and the floor that was kept (clock.py).
         any_time: maintenance windows do not count.
+        on_settings: told when signed settings were applied, cleared or refused.
 
     Raises:
         Busy: another update of this device is running.
@@ -402,6 +404,8 @@ def update_all(
     results = []
     with locked(config.data_dir):
         trust.refresh()
+        if not dry_run:
+            _take_settings(config, trust, on_settings)
         for model in wanted:
             result = ModelUpdater(config, model, trust, clock=clock, any_time=any_time).run(dry_run=dry_run)
             if on_result is not None:
@@ -413,6 +417,21 @@ def update_all(
 def roll_back(store: Store, reason: str) -> State:
     """Return to the previous good release; the current one is never taken again. Raises NoWayBack, StorageError."""
     return store.change(lambda state: slots.rolled_back(state, reason))
+
+
+def _take_settings(
+    config: AgentConfig, trust: Trust, on_settings: Callable[[remote_config.Change], None] | None
+) -> None:
+    """Settings that cannot be had hold no release back."""
+    try:
+        change = remote_config.refresh(config, trust)
+    except (NetworkError, TrustError) as error:
+        log.warning("The channel's settings could not be fetched; the last good ones stay: %s", error)
+        return
+    if change is not None:
+        log.info("Signed settings %s: %s", change.outcome, change.detail)
+        if on_settings is not None:
+            on_settings(change)
 
 
 def _staged(state: State, *, ref: SlotRef) -> State:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from compiler.cli.release_configure import configure
 from compiler.cli.release_keys import adopt, init, rotate, sign
 from compiler.cli.release_manage import diff, prune, push, revoke
 from compiler.cli.signing import days_option, json_option, print_json, signing, signing_options
@@ -181,6 +182,9 @@ def show(repo: Path, as_json: bool) -> None:
         return
     for role, end in sorted(summary.expires.items()):
         click.echo(f"{role} signed until {end}")
+    for channel, settings in summary.settings.items():
+        for name, value in sorted(settings.items()):
+            click.echo(f"{channel} agents: {name} = {value}")
     for item in summary.releases:
         _print_release(item)
 
@@ -301,5 +305,5 @@ def _print_simulation(found: Simulation) -> None:
         click.echo(f"in the windows {'; '.join(found.windows)}")
 
 
-for _command in (init, revoke, prune, diff, push, rotate, sign, adopt):
+for _command in (init, configure, revoke, prune, diff, push, rotate, sign, adopt):
     release.add_command(_command)
