@@ -17,12 +17,14 @@ lint: .venv/.ready
 	.venv/bin/ruff check --no-cache .
 	.venv/bin/mypy
 
-# Debian packages that tests use and skip without (requirements/debian.txt); installed where that is possible.
+# Debian packages that tests use and skip without; installed where that is possible. A line of requirements/debian.txt is a
+# package and, where it is called otherwise, the command that it brings.
 tools:
-	@for tool in $$(cat requirements/debian.txt); do \
-	  command -v $$tool >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
-	  apt-get install -qq -y --no-install-recommends $$tool >/dev/null; } || echo "$$tool is missing: its tests are skipped"; \
-	done
+	@while read -r package command; do \
+	  command -v $${command:-$$package} >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  apt-get update -qq && apt-get install -qq -y --no-install-recommends $$package >/dev/null; } </dev/null || \
+	  echo "$$package is missing: its tests are skipped"; \
+	done <requirements/debian.txt
 
 test: .venv/.ready tools lint
 	.venv/bin/python -m pytest -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=80

@@ -27,6 +27,7 @@ from compiler.hubfacts import hub_facts, hub_inputs, hub_outputs, semantics
 from compiler.io_layout import port_layouts
 from compiler.previous.predict import Update, predict_updates
 from compiler.progress import Progress
+from compiler.publish.quality import configuration, quality_document
 from compiler.report.schema import ArtifactReport, Report
 from compiler.report.write import write_report
 from compiler.request import BuildRequest, Data, Plan
@@ -79,7 +80,12 @@ def conclude(
         progress.note(f"warning: {warning}")
     if report.ok:
         interface = (hub_inputs(shaped.floating), hub_outputs(shaped.floating))
-        facts = {"source": asdict(imported.source), "tools": tool_versions(), "data": _digests(data)}
+        facts = {
+            "source": asdict(imported.source),
+            "tools": tool_versions(),
+            "data": _digests(data),
+            "configuration": configuration(_request(request)),
+        }
         write_draft(
             result,
             plan.model,
@@ -91,6 +97,7 @@ def conclude(
             artifacts,
             checked.truth,
             facts,
+            {"quality": quality_document(report)},
         )
     else:
         artifacts = set_aside(result, artifacts)

@@ -36,12 +36,13 @@ def write_draft(
     artifacts: tuple[ArtifactReport, ...],
     truth: Truth,
     provenance: Mapping[str, Any],
+    documents: Mapping[str, bytes],
 ) -> None:
     """Write the self-test vectors and ``manifest.draft.json`` into ``folder``.
 
     ``interface``: the model's inputs and outputs with the batch dimension free where the hub allows it.
     ``layouts``: "NCHW" or "NHWC" by input or output name. ``preprocessing``: declarations by input (runtimes/preprocess.py).
-    ``semantics``: "probabilities", "logits" or None per output name.
+    ``semantics``: "probabilities", "logits" or None per output name. ``documents``: JSON by name, to travel with the release.
     """
     inputs, outputs = interface
     picked = _spread(truth)
@@ -69,8 +70,16 @@ def write_draft(
         },
         "drift": drift_baseline(truth, semantics),
         "quality": {"provenance": dict(provenance)},
+        "documents": {name: _document(folder, name, data) for name, data in documents.items()},
     }
     write_atomic(folder / DRAFT_NAME, Manifest.model_validate(document).to_bytes())
+
+
+def _document(folder: Path, name: str, data: bytes) -> dict[str, Any]:
+    path = f"documents/{name}.json"
+    (folder / "documents").mkdir(exist_ok=True)
+    write_atomic(folder / path, data)
+    return {"path": path, "size_bytes": len(data), "sha256": sha256_file(folder / path)}
 
 
 def _port(spec: TensorSpec, layouts: Mapping[str, str]) -> dict[str, Any]:

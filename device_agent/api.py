@@ -13,6 +13,7 @@ from device_agent.config import AgentConfig, device_id
 from device_agent.engine import Engine
 from device_agent.errors import ConfigError
 from device_agent.health_report import read_health
+from device_agent.remote_config import Change
 from device_agent.spool import Spool
 from device_agent.store import store_for
 from device_agent.telemetry import Telemetry
@@ -73,7 +74,7 @@ def infer_file(config: AgentConfig, model: str | None, inputs: Path, output: Pat
 
 
 def update_and_report(
-    config: AgentConfig, *, models: tuple[str, ...] = (), dry_run: bool = False
+    config: AgentConfig, *, models: tuple[str, ...] = (), dry_run: bool = False, any_time: bool = False
 ) -> list[UpdateResult]:
     """``update_all``, with an event in the spool for everything that was activated, rejected or left."""
     spool = Spool(config.data_dir / "spool.db", max_bytes=config.telemetry.spool_bytes)
@@ -92,8 +93,14 @@ def update_and_report(
                 duration_s=result.duration_s,
             )
 
+    def settings(change: Change) -> None:
+        severity = "error" if change.outcome == "refused" else "info"
+        telemetry.event(f"settings.{change.outcome}", severity=severity, detail=change.detail)
+
     try:
-        return update_all(config, models=models, dry_run=dry_run, on_result=report)
+        return update_all(
+            config, models=models, dry_run=dry_run, on_result=report, any_time=any_time, on_settings=settings
+        )
     finally:
         spool.close()
 

@@ -133,15 +133,22 @@ def infer(config_path: Path, as_json: bool, verbose: bool, model: str | None, in
 @_shared
 @click.option("--model", "models", multiple=True, help="Only this model (repeatable).")
 @click.option("--dry-run", is_flag=True, help="Decide and print, change nothing that inference sees.")
+@click.option("--any-time", is_flag=True, help="Wait for no maintenance window.")
 @click.pass_context
 def update(
-    ctx: click.Context, config_path: Path, as_json: bool, verbose: bool, models: tuple[str, ...], dry_run: bool
+    ctx: click.Context,
+    config_path: Path,
+    as_json: bool,
+    verbose: bool,
+    models: tuple[str, ...],
+    dry_run: bool,
+    any_time: bool,
 ) -> None:
     """Fetch, test and activate the newest release for this device. Exit 1 if a release was rejected."""
     config = _load(config_path, verbose)
     from device_agent.api import update_and_report
 
-    results = update_and_report(config, models=models, dry_run=dry_run)
+    results = update_and_report(config, models=models, dry_run=dry_run, any_time=any_time)
     _results(ctx, results, as_json)
 
 

@@ -80,6 +80,10 @@ class UpdateConfig(_Strict):
     allow_delta: bool = Field(default=True, description="false: full files only")
     metered_file: Path | None = Field(default=None, description="while it exists the link costs money")
     metered_max_bytes: int = Field(default=256 << 10, ge=0, description="fetched for one release over such a link")
+    windows: tuple[str, ...] = Field(
+        default=(), description="when a release may take over, like `sat,sun 02:00-05:00`; none: at any time"
+    )
+    remote: bool = Field(default=True, description="false: settings that the channel's publisher signed are not taken")
 
 
 class TrialConfig(_Strict):
@@ -170,7 +174,7 @@ class AgentConfig(_Strict):
 
 
 def load_config(path: Path) -> AgentConfig:
-    """Read and check the file; relative paths become absolute.
+    """Read and check the file; relative paths become absolute, and settings that the publisher signed lie over it.
 
     Raises:
         ConfigError: missing, unreadable, not TOML, or not following the schema.
@@ -187,7 +191,9 @@ def load_config(path: Path) -> AgentConfig:
         raise ConfigError(f"{path} is not a valid configuration: {error}.", remedy="Correct these keys.") from error
     except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
         raise ConfigError(f"{path} is not valid TOML: {error}.", remedy="Correct the file.") from error
-    return _absolute(config, path.resolve().parent)
+    from device_agent.remote_config import effective
+
+    return effective(_absolute(config, path.resolve().parent))
 
 
 def _absolute(config: AgentConfig, base: Path) -> AgentConfig:

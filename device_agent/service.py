@@ -23,6 +23,7 @@ from device_agent.health_report import HealthFile
 from device_agent.hold import undisturbed
 from device_agent.lock import locked
 from device_agent.logs import set_up
+from device_agent.remote_config import stamp
 from device_agent.server import Server, is_loopback
 from device_agent.slots import State
 from device_agent.spool import Spool
@@ -71,6 +72,7 @@ class Service:
         self.alerts = Alerts(config.data_dir)
         self.engine = Engine(config, recorder=self.telemetry)
         self.server = Server(self.engine, config.server)
+        self._settings_stamp = stamp(config.data_dir)
         self._stop = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
         self._next_update = 0.0
@@ -143,6 +145,7 @@ class Service:
 
     def tick(self) -> None:
         """One round of everything that is not answering requests."""
+        self._settings()
         self._update()
         self._health_file.write(self.engine, time.monotonic())
         for model in self.config.models:
@@ -155,6 +158,19 @@ class Service:
             for (name, release), (right, wrong) in self.engine.truth.counts().items():
                 self.telemetry.event("feedback", model=name, release=release, right=right, wrong=wrong)
             self._next_flush = time.monotonic() + self.config.telemetry.flush_interval_s
+
+    def _settings(self) -> None:
+        """Take settings that the updater has brought; what a part of the service has read at its start waits for the next one."""
+        if (now := stamp(self.config.data_dir)) == self._settings_stamp:
+            return
+        self._settings_stamp = now
+        try:
+            self.config = load_config(self._path)
+        except EdgewrightError as error:
+            log.warning("The configuration could not be read again: %s", error)
+            return
+        self._next_update = min(self._next_update, time.monotonic() + self.config.update.interval_s)
+        self._next_flush = min(self._next_flush, time.monotonic() + self.config.telemetry.flush_interval_s)
 
     def _raise_alerts(self, found: list[Alert]) -> None:
         """An event for every level that changed, up or down."""

@@ -12,15 +12,17 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from device_agent.clock import Clock
 from device_agent.download import Wanted, read_small
 from device_agent.errors import ConfigError, NetworkError, TrustError
 from device_agent.source import Missing, Source
 from runtimes.artifact.files import storage_error, write_atomic
-from runtimes.artifact.index import MAX_INDEX_BYTES, ReleaseIndex, index_path, read_index
+from runtimes.artifact.index import MAX_INDEX_BYTES, SIGNED_FIELD, ReleaseIndex, index_path, read_index
 from runtimes.artifact.manifest import MAX_MANIFEST_BYTES
 
 if TYPE_CHECKING:
@@ -46,10 +48,12 @@ class Trust:
         folder: metadata folder of this device; holds the provisioned root.json and what python-tuf keeps.
         source: where the repository is.
         kept: where python-tuf keeps what it trusts; default: ``tuf`` in ``folder``.
+        clock: at whose time signatures are judged, and whose floor is lifted; default: the system's clock alone.
     """
 
-    def __init__(self, folder: Path, source: Source, *, kept: Path | None = None) -> None:
+    def __init__(self, folder: Path, source: Source, *, kept: Path | None = None, clock: Clock | None = None) -> None:
         self._folder = folder
+        self._clock = clock
         self._kept = kept or folder / "tuf"
         self._source = source
         self._updater: Updater | None = None
@@ -75,7 +79,16 @@ class Trust:
                 fetcher=_fetcher(self._source),
                 bootstrap=root,
             )
+            if self._clock is None:
+                self._updater.refresh()
+                return
+            # python-tuf reads the system's clock once, here, and has no public way to be told another time (7.0.1).
+            trusted = self._updater._trusted_set
+            trusted.reference_time = self._clock.now()
             self._updater.refresh()
+            roles = (trusted.root, trusted.timestamp, trusted.snapshot, trusted.targets)
+            signed_at = signing_time(trusted.timestamp)
+        self._clock.lift(signed_at, min(role.expires for role in roles))
 
     def target(self, path: str) -> Target | None:
         """The signed description of ``path``; None if no role that may speak for it lists it. Raises as ``refresh``."""
@@ -117,7 +130,7 @@ class Trust:
 
     def index(self, channel: str, model: str) -> ReleaseIndex:
         """The channel's releases of a model. Raises as ``refresh``, and ManifestError."""
-        data = self._small(index_path(channel, model), MAX_INDEX_BYTES)
+        data = self.small(index_path(channel, model), MAX_INDEX_BYTES)
         index = read_index(data)
         if (index.channel, index.model) != (channel, model):
             raise TrustError(
@@ -127,12 +140,13 @@ class Trust:
 
     def manifest(self, path: str, sha256: str) -> bytes:
         """A manifest's bytes; the index and the target's metadata must agree about its digest."""
-        data = self._small(path, MAX_MANIFEST_BYTES)
+        data = self.small(path, MAX_MANIFEST_BYTES)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise TrustError(f"{path} is not the manifest that the index names.", remedy="Publish the channel again.")
         return data
 
-    def _small(self, path: str, limit: int) -> bytes:
+    def small(self, path: str, limit: int) -> bytes:
+        """A target's bytes, at most ``limit``. Raises as ``refresh``, also if no role lists it."""
         target = self.target(path)
         if target is None:
             raise TrustError(
@@ -141,6 +155,15 @@ class Trust:
         if target.wanted.size_bytes > limit:
             raise TrustError(f"{path} has {target.wanted.size_bytes} bytes, limit {limit}.", remedy="Publish it again.")
         return read_small(self._source, target.wanted)
+
+
+def signing_time(timestamp: Any) -> datetime | None:
+    """When a timestamp says that it was signed (seconds since 1970); None if it does not say."""
+    said = timestamp.unrecognized_fields.get(SIGNED_FIELD)
+    try:
+        return datetime.fromtimestamp(said, UTC) if isinstance(said, int) else None
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def provision(folder: Path, root: bytes) -> None:

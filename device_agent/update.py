@@ -17,9 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from device_agent import slots
+from device_agent import remote_config, slots
+from device_agent.clock import Clock
 from device_agent.config import AgentConfig, ModelConfig, device_id
 from device_agent.download import Sleep, download, free_bytes
+from device_agent.eligible import choose, closed, runtime_versions
 from device_agent.errors import ConfigError, NetworkError, TrustError
 from device_agent.hold import too_costly, undisturbed
 from device_agent.lock import locked
@@ -29,11 +31,11 @@ from device_agent.source import open_source
 from device_agent.store import roll_back, store_for
 from device_agent.trial import Verdict, run_trial
 from device_agent.trust import Target, Trust
-from device_agent.version import at_least
+from device_agent.version import VERSION
 from runtimes.artifact.archive import unpack
 from runtimes.artifact.delta import apply_delta
 from runtimes.artifact.files import sha256_file, storage_error, write_atomic
-from runtimes.artifact.index import IndexEntry, ReleaseIndex, delta_path
+from runtimes.artifact.index import IndexEntry, delta_path
 from runtimes.artifact.manifest import ArtifactRef, FileRef, Manifest, read_manifest
 from runtimes.errors import DeltaError, StorageError
 from runtimes.registry import available_runtimes
@@ -91,15 +93,28 @@ class ModelUpdater:
     Args:
         trust: a view of the repository; shared by all models of one run.
         sleep: waits between download attempts.
+        clock: the device's time; default: the one whose floor is kept beside the trust database.
+        any_time: maintenance windows do not count.
     """
 
-    def __init__(self, config: AgentConfig, model: ModelConfig, trust: Trust, *, sleep: Sleep = time.sleep) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        model: ModelConfig,
+        trust: Trust,
+        *,
+        sleep: Sleep = time.sleep,
+        clock: Clock | None = None,
+        any_time: bool = False,
+    ) -> None:
         self.config = config
         self.model = model
         self.store = store_for(config.data_dir, model.name)
         self._trust = trust
         self._source = open_source(_repository(config), config.update)
         self._sleep = sleep
+        self._clock = clock or Clock(config.data_dir / TRUST_FOLDER)
+        self._any_time = any_time
 
     def run(self, *, dry_run: bool = False) -> UpdateResult:
         """Bring the model to the newest release that is for this device. The caller holds the update lock.
@@ -161,7 +176,8 @@ class ModelUpdater:
     def plan(self, state: State) -> Plan:
         """Decide and list the steps; fetches metadata, index and manifest only. Raises as ``run``."""
         index = self._trust.index(self.config.channel, self.model.name)
-        entry = choose(index, state, device_id(self.config))
+        runtimes = runtime_versions(available_runtimes(self.model.runtime))
+        entry = choose(index, state, device_id(self.config), runtimes)
         if entry is None:
             return Plan(self.model.name, "no release is offered to this device")
         decision = slots.decide(
@@ -169,14 +185,20 @@ class ModelUpdater:
         )
         if not decision.take:
             return Plan(self.model.name, decision.reason)
+        # A device without any release has nothing to disturb.
+        if state.active is not None and (why := self._closed(entry)) is not None:
+            return Plan(self.model.name, f"release {entry.release} waits: {why}")
         if state.candidate is not None and state.candidate.manifest_sha256 == entry.manifest_sha256:
             if state.active is not None and terms_of(self.store, state.candidate) is not None:
                 return Plan(self.model.name, f"release {entry.release} runs in the shadow of {state.active.release}")
             steps = (Step("resume", f"release {entry.release} is staged"), *_LAST_STEPS)
             return Plan(self.model.name, decision.reason, entry, steps=steps)
-        return self._plan_fetch(entry, decision.reason, state)
+        return self._plan_fetch(entry, decision.reason, state, entry.rollout.runs_on(VERSION, runtimes))
 
-    def _plan_fetch(self, entry: IndexEntry, reason: str, state: State) -> Plan:
+    def _closed(self, entry: IndexEntry) -> str | None:
+        return None if self._any_time else closed(entry.rollout, self.config.update.windows, self._clock.local())
+
+    def _plan_fetch(self, entry: IndexEntry, reason: str, state: State, runtimes: tuple[str, ...]) -> Plan:
         path = f"{self.config.channel}/{self.model.name}/{entry.manifest}"
         data = self._trust.manifest(path, entry.manifest_sha256)
         manifest = read_manifest(data)
@@ -185,7 +207,7 @@ class ModelUpdater:
                 f"The manifest of {entry.release} speaks for {manifest.model} {manifest.release}.",
                 remedy="Publish the release again.",
             )
-        artifact = manifest.artifact_for(self.model.profile, available_runtimes(self.model.runtime))
+        artifact = manifest.artifact_for(self.model.profile, runtimes)
         if artifact.size_bytes > self.config.update.max_artifact_bytes:
             raise TrustError(
                 f"{artifact.path} has {artifact.size_bytes} bytes, limit {self.config.update.max_artifact_bytes}.",
@@ -350,45 +372,58 @@ _LAST_STEPS = (
 )
 
 
-def choose(index: ReleaseIndex, state: State, device: str) -> IndexEntry | None:
-    """The newest release whose rollout includes the device, that this agent can run, and that was not found bad.
-
-    A bad newest release does not hide an older good one that the device still lacks.
-    """
-    fitting = [
-        entry
-        for entry in index.releases
-        if entry.rollout.includes(device, index.model, entry.release) and at_least(entry.rollout.min_agent)
-    ]
-    good = [entry for entry in fitting if not state.is_bad(entry.manifest_sha256)]
-    return next(reversed(good or fitting), None)
-
-
 def update_all(
     config: AgentConfig,
     *,
     models: tuple[str, ...] = (),
     dry_run: bool = False,
     on_result: Callable[[UpdateResult], None] | None = None,
+    clock: Clock | None = None,
+    any_time: bool = False,
+    on_settings: Callable[[remote_config.Change], None] | None = None,
 ) -> list[UpdateResult]:
     """Update the named models, or all, against one view of the repository.
+
+    Args:
+        clock: the device's time; default: the system's, and the floor that was kept (clock.py).
+        any_time: maintenance windows do not count.
+        on_settings: told when signed settings were applied, cleared or refused.
 
     Raises:
         Busy: another update of this device is running.
         ConfigError: no repository or no root of trust; an unknown model.
         and as ``ModelUpdater.run``.
     """
-    trust = Trust(config.data_dir / TRUST_FOLDER, open_source(_repository(config), config.update))
+    folder = config.data_dir / TRUST_FOLDER
+    clock = clock or Clock(folder)
+    trust = Trust(folder, open_source(_repository(config), config.update), clock=clock)
     wanted = [config.model(name) for name in models] if models else list(config.models)
     results = []
     with locked(config.data_dir):
         trust.refresh()
+        if not dry_run:
+            _take_settings(config, trust, on_settings)
         for model in wanted:
-            result = ModelUpdater(config, model, trust).run(dry_run=dry_run)
+            result = ModelUpdater(config, model, trust, clock=clock, any_time=any_time).run(dry_run=dry_run)
             if on_result is not None:
                 on_result(result)
             results.append(result)
     return results
+
+
+def _take_settings(
+    config: AgentConfig, trust: Trust, on_settings: Callable[[remote_config.Change], None] | None
+) -> None:
+    """Settings that cannot be had hold no release back."""
+    try:
+        change = remote_config.refresh(config, trust)
+    except (NetworkError, TrustError) as error:
+        log.warning("The channel's settings could not be fetched; the last good ones stay: %s", error)
+        return
+    if change is not None:
+        log.info("Signed settings %s: %s", change.outcome, change.detail)
+        if on_settings is not None:
+            on_settings(change)
 
 
 def _staged(state: State, *, ref: SlotRef) -> State:

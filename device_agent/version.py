@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 VERSION = "0.1.0"
-
-
-def at_least(wanted: str | None) -> bool:
-    """Whether this agent is new enough for a release that wants ``wanted`` (dotted numbers; None: any)."""
-    return wanted is None or _numbers(VERSION) >= _numbers(wanted)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """Unreadable parts count as infinite: a release that cannot be understood is not for this agent."""
-    parts = tuple(int(p) if p.isdigit() else 1 << 31 for p in version.split("."))
-    return (*parts, 0, 0, 0)[: max(3, len(parts))]
+# When this version was made. No device that runs it can live before that: clock.py.
+MADE = datetime(2026, 11, 1, tzinfo=UTC)

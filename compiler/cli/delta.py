@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from compiler.cli.keys import json_option, print_json
+from compiler.cli.signing import json_option, print_json
 from profiles.units import format_bytes
 
 

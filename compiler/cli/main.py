@@ -13,6 +13,7 @@ COMMANDS = {
     "build": ("compiler.cli.build", "build", "Turn a trained model into verified artifacts."),
     "run": ("compiler.cli.run", "run", "Execute an artifact or a source on its runtime."),
     "profiles": ("compiler.cli.profiles", "profiles", "List the device profiles, or show one."),
+    "keys": ("compiler.cli.keys", "keys", "Manage the keys that sign releases."),
     "release": ("compiler.cli.release", "release", "Publish signed releases and inspect them."),
     "delta": ("compiler.cli.delta", "delta", "Encode and apply delta updates."),
 }

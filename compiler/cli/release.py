@@ -4,58 +4,30 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from compiler.cli.keys import json_option, print_json, signing, signing_options
-from compiler.cli.release_manage import diff, prune, push, revoke, rotate
+from compiler.cli.release_configure import configure
+from compiler.cli.release_keys import adopt, init, rotate, sign
+from compiler.cli.release_manage import diff, prune, push, revoke
+from compiler.cli.signing import days_option, json_option, print_json, signing, signing_options
+from compiler.cli.terms import given, pairs, terms_options
+from profiles.errors import ExitCode
 from profiles.units import format_bytes
 
 if TYPE_CHECKING:
     from compiler.publish.release import Published
     from compiler.publish.show import ReleaseSummary
+    from compiler.publish.simulate import Simulation
 
 REPO = click.argument("repo", type=click.Path(path_type=Path))
+WARN_DAYS = 7
 
 
 @click.group()
 def release() -> None:
     """Sign and publish releases as plain files that any web server or USB stick can serve."""
-
-
-@release.command()
-@REPO
-@signing_options
-@click.option("--channel", "channels", multiple=True, default=("stable",), show_default=True, help="May be repeated.")
-@click.option("--root-keys", type=int, default=1, show_default=True, help="How many root keys to make.")
-@click.option("--root-threshold", type=int, default=1, show_default=True, help="How many must sign a new root.")
-@json_option
-def init(
-    repo: Path,
-    keys: Path,
-    no_password: bool,
-    channels: tuple[str, ...],
-    root_keys: int,
-    root_threshold: int,
-    as_json: bool,
-) -> None:
-    """Make an empty repository REPO and its keys."""
-    from compiler.publish.release import init as make
-
-    with_keys = signing(keys, no_password=no_password, create=True)
-    repository = make(repo, with_keys, channels=channels, root_keys=root_keys, root_threshold=root_threshold)
-    root = repository.metadata / "1.root.json"
-    if no_password:
-        click.echo(f"The keys in {keys} are NOT encrypted: whoever reads them can sign releases.", err=True)
-    if as_json:
-        print_json(
-            "edgewright.release-init/1",
-            {"repository": str(repo), "root": str(root), "channels": list(channels), "encrypted": not no_password},
-        )
-        return
-    click.echo(f"Repository {repo} with channels {', '.join(channels)}.")
-    click.echo(f"Give devices {root}; move {keys}/root-*.pem to a safe place offline.")
 
 
 @release.command()
@@ -65,7 +37,7 @@ def init(
 @click.option("--release", "name", required=True, help="The release's name, such as 1.4.0.")
 @click.option("--channel", default="stable", show_default=True)
 @click.option("--percent", type=click.FloatRange(0, 100), default=100.0, show_default=True, help="Share of devices.")
-@click.option("--min-agent", default=None, help="Oldest agent version that may take it.")
+@terms_options
 @click.option(
     "--shadow",
     type=click.IntRange(1),
@@ -83,6 +55,8 @@ def publish(
     channel: str,
     percent: float,
     min_agent: str | None,
+    min_runtimes: dict[str, str],
+    windows: tuple[str, ...],
     shadow: int | None,
     deltas: int,
     as_json: bool,
@@ -91,9 +65,8 @@ def publish(
     from compiler.publish.release import publish as perform
     from runtimes.artifact.index import Rollout
 
-    # A field that was not given stays out of the index.
-    given = {"min_agent": min_agent, "shadow_requests": shadow}
-    rollout = Rollout.model_validate({"percent": percent} | {k: v for k, v in given.items() if v is not None})
+    terms = given(min_agent, min_runtimes, windows) | ({"shadow_requests": shadow} if shadow is not None else {})
+    rollout = Rollout.model_validate({"percent": percent, **terms})
     with_keys = signing(keys, no_password=no_password)
     result = perform(build, repo, with_keys, channel=channel, release=name, rollout=rollout, delta_from=deltas)
     if as_json:
@@ -123,6 +96,8 @@ def _print_published(result: Published) -> None:
 @click.option("--release", "name", required=True)
 @click.option("--percent", type=click.FloatRange(0, 100), default=None, help="Share of devices, by hash.")
 @click.option("--halt/--resume", default=None, help="Stop or continue handing it out.")
+@terms_options
+@click.option("--any-time", is_flag=True, help="Take its maintenance windows away.")
 @json_option
 def rollout(
     repo: Path,
@@ -133,37 +108,65 @@ def rollout(
     name: str,
     percent: float | None,
     halt: bool | None,
+    min_agent: str | None,
+    min_runtimes: dict[str, str],
+    windows: tuple[str, ...],
+    any_time: bool,
     as_json: bool,
 ) -> None:
-    """Change which share of devices gets a release, or halt it."""
+    """Change which share of devices gets a release, and when, or halt it."""
     from compiler.publish.release import set_rollout
 
-    if percent is None and halt is None:
-        raise click.UsageError("Give --percent, --halt or --resume.")
+    terms = given(min_agent, min_runtimes, windows) | ({"windows": ()} if any_time else {})
+    if percent is None and halt is None and not terms:
+        raise click.UsageError("Give --percent, --halt, --resume, --window, --any-time, --min-agent or --min-runtime.")
     with_keys = signing(keys, no_password=no_password)
-    now = set_rollout(repo, with_keys, channel=channel, model=model, release=name, percent=percent, halted=halt)
+    where = {"channel": channel, "model": model, "release": name}
+    now = set_rollout(repo, with_keys, **where, percent=percent, halted=halt, terms=terms)
     if as_json:
-        document = {"channel": channel, "model": model, "release": name, "percent": now.percent, "halted": now.halted}
-        print_json("edgewright.rollout/1", document)
-    else:
-        click.echo(f"{channel}/{model} {name}: {now.percent:g} % of devices{', halted' if now.halted else ''}")
+        told: dict[str, Any] = {"percent": now.percent, "halted": now.halted, "windows": list(now.windows)}
+        told |= {"min_agent": now.min_agent, "min_runtimes": now.min_runtimes}
+        print_json("edgewright.rollout/1", where | told)
+        return
+    when = f", in {'; '.join(now.windows)}" if now.windows else ""
+    click.echo(f"{channel}/{model} {name}: {now.percent:g} % of devices{', halted' if now.halted else ''}{when}")
 
 
 @release.command()
 @REPO
 @click.option("--root", type=click.Path(path_type=Path), default=None, help="Root metadata to trust (from elsewhere).")
+@click.option(
+    "--expires-within",
+    type=click.IntRange(0),
+    default=None,
+    metavar="DAYS",
+    help="Exit 1 if a signature ends within so many days; for monitoring.",
+)
 @json_option
-def verify(repo: Path, root: Path | None, as_json: bool) -> None:
+@click.pass_context
+def verify(ctx: click.Context, repo: Path, root: Path | None, expires_within: int | None, as_json: bool) -> None:
     """Check all of REPO as a device would: signatures, versions, expiry, every file."""
     from compiler.publish.client import verify as check
 
     result = check(repo, root=root)
+    soon = result.expiring(WARN_DAYS if expires_within is None else expires_within)
+    for role in soon:
+        click.echo(f"{role} is signed until {result.roles[role]} only: {_way_out(role)}", err=True)
     if as_json:
-        print_json("edgewright.verified/1", asdict(result))
-        return
-    click.echo(f"{result.targets} files, {format_bytes(result.target_bytes)}: all as signed, until {result.expires}.")
-    for model, releases in sorted(result.releases.items()):
-        click.echo(f"  {model}: {', '.join(releases)}")
+        print_json("edgewright.verified/1", asdict(result) | {"expiring": list(soon)})
+    else:
+        click.echo(
+            f"{result.targets} files, {format_bytes(result.target_bytes)}: all as signed, until {result.expires}."
+        )
+        for model, releases in sorted(result.releases.items()):
+            click.echo(f"  {model}: {', '.join(releases)}")
+    ctx.exit(int(ExitCode.GATE if soon and expires_within is not None else ExitCode.DONE))
+
+
+def _way_out(role: str) -> str:
+    if role == "root":
+        return "run edgewright release rotate --role root --renew, with root keys"
+    return f"run edgewright release refresh{'' if role in ('snapshot', 'timestamp') else ' --all'}"
 
 
 @release.command()
@@ -179,6 +182,9 @@ def show(repo: Path, as_json: bool) -> None:
         return
     for role, end in sorted(summary.expires.items()):
         click.echo(f"{role} signed until {end}")
+    for channel, settings in summary.settings.items():
+        for name, value in sorted(settings.items()):
+            click.echo(f"{channel} agents: {name} = {value}")
     for item in summary.releases:
         _print_release(item)
 
@@ -200,12 +206,13 @@ def _print_release(item: ReleaseSummary) -> None:
 @REPO
 @signing_options
 @click.option("--all", "everything", is_flag=True, help="Sign targets and channels anew too.")
+@days_option
 @json_option
-def refresh(repo: Path, keys: Path, no_password: bool, everything: bool, as_json: bool) -> None:
-    """Sign snapshot and timestamp anew, so that devices keep accepting the repository."""
+def refresh(repo: Path, keys: Path, no_password: bool, everything: bool, days: dict[str, int], as_json: bool) -> None:
+    """Sign snapshot and timestamp anew, so that devices keep accepting the repository; for a cron job."""
     from compiler.publish.release import refresh as sign
 
-    expires = sign(repo, signing(keys, no_password=no_password), everything=everything)
+    expires = sign(repo, signing(keys, no_password=no_password, days=days), everything=everything)
     end = expires.strftime("%Y-%m-%dT%H:%M:%SZ")
     if as_json:
         print_json("edgewright.refreshed/1", {"expires": end})
@@ -251,19 +258,52 @@ def bundle(
 @click.option("--model", required=True)
 @click.option("--devices", default=100_000, show_default=True, type=click.IntRange(1, 10_000_000))
 @click.option("--percent", type=click.FloatRange(0, 100), help="Try this share for the newest release.")
+@click.option(
+    "--agent",
+    "agents",
+    multiple=True,
+    callback=pairs,
+    metavar="VERSION=SHARE",
+    help="How much of the fleet runs which agent, such as 0.1.0=30; may be repeated.",
+)
 @json_option
-def simulate(repo: Path, channel: str, model: str, devices: int, percent: float | None, as_json: bool) -> None:
+def simulate(
+    repo: Path, channel: str, model: str, devices: int, percent: float | None, agents: dict[str, str], as_json: bool
+) -> None:
     """Show what a fleet would run, each device deciding by the signed rollouts as a real one does."""
     from compiler.publish.simulate import simulate as run
 
-    found = run(repo, channel=channel, model=model, devices=devices, percent=percent)
+    try:
+        shares = {version: float(share) for version, share in agents.items()}
+    except ValueError as error:
+        raise click.BadParameter("A share is a number.", param_hint="--agent") from error
+    found = run(repo, channel=channel, model=model, devices=devices, percent=percent, agents=shares)
     if as_json:
         counts = [{"release": release, "devices": count} for release, count in found.devices_by_release.items()]
-        print_json("edgewright.simulation/1", {"devices": devices, "releases": counts})
-        return
+        moves = [{"from": release, "devices": count} for release, count in found.moves.items()]
+        document = asdict(found) | {"releases": counts, "moves": moves}
+        del document["devices_by_release"]
+        print_json("edgewright.simulation/1", document)
+    else:
+        _print_simulation(found)
+
+
+def _print_simulation(found: Simulation) -> None:
+    click.echo(f"{'would run':20} {'devices':>10}  {'share':>8}")
     for release, count in found.devices_by_release.items():
-        click.echo(f"{release or 'no release':20} {count:>10,}  {100 * count / devices:6.2f} %")
+        click.echo(f"{release or 'no release':20} {count:>10,}  {100 * count / found.devices:6.2f} %")
+    for reason, count in sorted(found.left_out.items()):
+        click.echo(f"not {found.newest}: {count:,} devices, {reason}")
+    for before, count in found.moves.items():
+        click.echo(f"{before or 'no release'} -> {found.newest}: {count:,} devices")
+        for one in (t for t in found.transfers if t.before == before):
+            each = one.full_bytes if one.delta_bytes is None else one.delta_bytes
+            kind = "as a delta" if each != one.full_bytes else "in full"
+            total = format_bytes(each * count)
+            click.echo(f"  {one.artifact}: {format_bytes(each)} {kind}, {total} if all of them take this one")
+    if found.windows:
+        click.echo(f"in the windows {'; '.join(found.windows)}")
 
 
-for _command in (revoke, prune, diff, rotate, push):
+for _command in (init, configure, revoke, prune, diff, push, rotate, sign, adopt):
     release.add_command(_command)

@@ -1,4 +1,4 @@
-"""``edgewright release revoke|prune|diff|rotate|push``: what happens to releases and keys after publication."""
+"""``edgewright release revoke|prune|diff|push``: what happens to releases after publication."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from compiler.cli.keys import json_option, print_json, signing, signing_options
+from compiler.cli.signing import json_option, print_json, signing, signing_options
 from profiles.units import format_bytes
 
 REPO = click.argument("repo", type=click.Path(path_type=Path))
@@ -95,33 +95,14 @@ def diff(repo: Path, old: str, new: str, channel: str, model: str, as_json: bool
 
 @click.command()
 @REPO
-@signing_options
-@click.option("--role", required=True, help="root, targets, snapshot, timestamp, or a channel.")
-@click.option("--lost", is_flag=True, help="Replace only keys that are not in --keys.")
-@json_option
-def rotate(repo: Path, keys: Path, no_password: bool, role: str, lost: bool, as_json: bool) -> None:
-    """Replace the keys of a role; a new root is signed by a threshold of old root keys, which must be in --keys."""
-    from compiler.publish.rotate import rotate as perform
-
-    done = perform(repo, signing(keys, no_password=no_password), role, lost=lost)
-    if as_json:
-        print_json("edgewright.keys-rotated/1", asdict(done) | {"new_files": [str(path) for path in done.new_files]})
-        return
-    click.echo(
-        f"{role}: {len(done.retired)} key(s) retired, {len(done.trusted)} trusted, root version {done.root_version}."
-    )
-    for path in done.new_files:
-        click.echo(f"  new key: {path}")
-    click.echo("Old key files of this role sign nothing any more: destroy them.")
-
-
-@click.command()
-@REPO
 @click.argument("destination")
 @click.option("--delete", is_flag=True, help="Remove there what REPO does not hold any more (after prune).")
 @json_option
 def push(repo: Path, destination: str, delete: bool, as_json: bool) -> None:
-    """Carry REPO to DESTINATION, a folder or an rsync address, such that no device ever sees a half-published state."""
+    """Carry REPO to DESTINATION, such that no device ever sees a half-published state.
+
+    DESTINATION is a folder, a bucket (s3://BUCKET/PREFIX) or what rsync takes (me@host:/srv/updates).
+    """
     from compiler.publish.push import push as perform
 
     done = perform(repo, destination, delete=delete)

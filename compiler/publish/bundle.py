@@ -17,6 +17,7 @@ from compiler.publish.repository import Repository, load, locked
 from runtimes.artifact.files import atomic_write
 from runtimes.artifact.index import IndexEntry, ReleaseIndex, read_index
 from runtimes.artifact.manifest import read_manifest
+from runtimes.artifact.settings import settings_path
 
 DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that zip can say
 
@@ -105,6 +106,7 @@ def _targets(
     base = manifest_path.rpartition("/")[0]
     left_out = {f"{base}/{a.path}" for a in manifest.artifacts} - {f"{base}/{a.path}" for a in chosen}
     wanted = [f"{folder}/index.json"]
+    wanted += [path for path in (settings_path(index.channel),) if path in targets]
     wanted += [path for path in targets if path.startswith(f"{base}/") and path not in left_out]
     files = {}
     for path in wanted:

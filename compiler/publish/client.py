@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -14,20 +15,31 @@ from tuf.ngclient import FetcherInterface, Updater
 
 from compiler.errors import PublishError, PublishTrustError
 from compiler.publish.draft import files_of
-from compiler.publish.repository import load
+from compiler.publish.repository import Repository, load
 from runtimes.artifact.files import CHUNK_BYTES, sha256_file
 from runtimes.artifact.index import index_path, read_index
 from runtimes.artifact.manifest import read_manifest
 
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What was checked: numbers of target files and their bytes, models by channel, when the first signature ends."""
+    """What was checked: numbers of target files and their bytes, models by channel, when the first signature ends.
+
+    ``roles``: end of each role's signature, ISO 8601.
+    """
 
     targets: int
     target_bytes: int
     releases: dict[str, tuple[str, ...]]  # "channel/model" -> releases, oldest first
     expires: str
+    roles: dict[str, str]
+
+    def expiring(self, days: int) -> tuple[str, ...]:
+        """Roles whose signature ends within ``days`` from now, the first one first."""
+        limit = (datetime.now(UTC) + timedelta(days=days)).strftime(TIME_FORMAT)
+        return tuple(role for end, role in sorted((end, role) for role, end in self.roles.items()) if end <= limit)
 
 
 class FileFetcher(FetcherInterface):
@@ -81,10 +93,20 @@ def verify(repo: Path, *, root: Path | None = None) -> Verified:
                 checker.channel(name, sorted(channel.signed.targets))
         except (RepositoryError, DownloadError) as error:
             raise _refused(repo, str(error)) from error
-    signed: list[Signed] = [repository.timestamp.signed, repository.snapshot.signed, repository.targets.signed]
-    signed += [channel.signed for channel in repository.channels.values()]
-    soonest = min(role.expires for role in signed)
-    return Verified(checker.targets, checker.target_bytes, checker.releases, soonest.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    ends = expiries(repository)
+    return Verified(checker.targets, checker.target_bytes, checker.releases, min(ends.values()), ends)
+
+
+def expiries(repository: Repository) -> dict[str, str]:
+    """End of each role's signature, ISO 8601."""
+    roles: dict[str, Signed] = {
+        "root": repository.root.signed,
+        "targets": repository.targets.signed,
+        "snapshot": repository.snapshot.signed,
+        "timestamp": repository.timestamp.signed,
+        **{name: channel.signed for name, channel in repository.channels.items()},
+    }
+    return {name: role.expires.strftime(TIME_FORMAT) for name, role in roles.items()}
 
 
 class _Checker:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -48,19 +48,27 @@ def tool_versions() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class BuildFacts:
-    """What went into a build: ``source`` has "sha256", "location", "kind"; ``tools`` versions; ``data`` digests by role."""
+    """What went into a build: ``source`` has "sha256", "location", "kind"; ``tools`` versions; ``data`` digests by role.
+
+    ``configuration``: the options of ``edgewright build``.
+    """
 
     source: Mapping[str, str]
     tools: Mapping[str, str]
     data: Mapping[str, str]
+    configuration: Mapping[str, Any] = field(default_factory=dict)
 
 
 def facts_of(draft: Manifest) -> BuildFacts:
     """The facts that the build wrote into ``quality.provenance``; tools that it does not name are those installed here."""
     told = draft.quality.get("provenance")
     facts = told if isinstance(told, dict) else {}
+    chosen = facts.get("configuration")
     return BuildFacts(
-        _texts(facts.get("source")), _texts(facts.get("tools")) or tool_versions(), _texts(facts.get("data"))
+        _texts(facts.get("source")),
+        _texts(facts.get("tools")) or tool_versions(),
+        _texts(facts.get("data")),
+        chosen if isinstance(chosen, dict) else {},
     )
 
 
@@ -84,7 +92,11 @@ def provenance(manifest: Manifest, facts: BuildFacts) -> bytes:
         "predicate": {
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
-                "externalParameters": {"model": manifest.model, "release": manifest.release},
+                "externalParameters": {
+                    "model": manifest.model,
+                    "release": manifest.release,
+                    "configuration": dict(facts.configuration),
+                },
                 "internalParameters": {},
                 "resolvedDependencies": materials,
             },

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from tuf.api.metadata import Key, TargetFile, Targets
 
@@ -24,6 +25,7 @@ from runtimes.artifact.archive import pack_folder
 from runtimes.artifact.files import sha256_file
 from runtimes.artifact.index import IndexEntry, ReleaseIndex, Rollout, delta_path, index_path, read_index
 from runtimes.artifact.manifest import NAME_PATTERN, ArtifactRef, FileRef, Manifest, read_manifest
+from runtimes.artifact.windows import parse_window
 
 log = logging.getLogger(__name__)
 CUSTOM_FIELD = "edgewright"
@@ -117,6 +119,7 @@ def publish(
         ManifestError: the draft, or a manifest in the repository, is damaged.
         StorageError: the disk refuses. In every case devices see the repository as it was.
     """
+    check_terms(rollout.model_dump() if rollout is not None else {})
     with locked(repo), tempfile.TemporaryDirectory(prefix="edgewright-publish-") as scratch:
         repository = load(repo)
         targets = repository.channel(channel)
@@ -153,26 +156,51 @@ def set_rollout(
     release: str,
     percent: float | None = None,
     halted: bool | None = None,
+    terms: Mapping[str, Any] | None = None,
 ) -> Rollout:
-    """Change who gets a published release; None leaves a value as it is.
+    """Change who gets a published release, and when; None leaves a value as it is.
+
+    Args:
+        terms: other fields of ``Rollout``: windows, min_agent, min_runtimes.
 
     Raises:
-        PublishError: no such channel, model or release, or a percentage outside of 0 to 100; and what ``publish`` raises.
+        PublishError: no such channel, model or release, or terms that no device would understand; and what ``publish`` raises.
     """
-    if percent is not None and not 0 <= percent <= 100:
-        raise PublishError(f"{percent} is no percentage.", remedy="Give a number from 0 to 100.")
+    given = {"percent": percent, "halted": halted, **(terms or {})}
+    changes = {k: v for k, v in given.items() if v is not None}
+    check_terms(changes)
     with locked(repo), tempfile.TemporaryDirectory(prefix="edgewright-publish-") as scratch:
         repository = load(repo)
         targets = repository.channel(channel)
         index = index_of(repository, targets, channel, model)
         entry = entry_of(index, release)
-        changes = {k: v for k, v in {"percent": percent, "halted": halted}.items() if v is not None}
         changed = entry.model_copy(update={"rollout": entry.rollout.model_copy(update=changes)})
         releases = tuple(changed if e is entry else e for e in index.releases)
         staging = Staging(repository, targets, Path(scratch))
         staging.add_bytes(index_path(channel, model), index.model_copy(update={"releases": releases}).to_bytes())
         commit_changes(repository, [channel], signing)
     return changed.rollout
+
+
+def check_terms(terms: Mapping[str, Any]) -> None:
+    """Refuse what no device would understand, before it is signed. Raises PublishError."""
+    from runtimes.registry import RUNTIMES
+
+    percent = terms.get("percent", 100)
+    if not 0 <= percent <= 100:
+        raise PublishError(f"{percent} is no percentage.", remedy="Give a number from 0 to 100.")
+    runtimes = dict(terms.get("min_runtimes") or {})
+    for name in runtimes:
+        if name not in list(RUNTIMES):
+            raise PublishError(f"No runtime is called {name!r}.", remedy=f"Choose one of {', '.join(RUNTIMES)}.")
+    for version in [*runtimes.values(), terms.get("min_agent")]:
+        if version is not None and not re.fullmatch(r"\d+(\.\d+)*", version):
+            raise PublishError(f"{version!r} is no version.", remedy="Write it in numbers and dots, such as 1.20.")
+    for window in terms.get("windows") or ():
+        try:
+            parse_window(window)
+        except ValueError as error:
+            raise PublishError(f"{error}.", remedy="Correct the window.") from error
 
 
 def refresh(repo: Path, signing: Signing, *, everything: bool = False) -> datetime:

@@ -21,7 +21,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tuf.api.exceptions import RepositoryError
+from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
+from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import (
     DelegatedRole,
     Delegations,
@@ -29,6 +30,7 @@ from tuf.api.metadata import (
     Metadata,
     MetaFile,
     Root,
+    Signed,
     Snapshot,
     TargetFile,
     Targets,
@@ -37,8 +39,9 @@ from tuf.api.metadata import (
 from tuf.api.serialization import DeserializationError
 
 from compiler.errors import OutputExists, PublishError, PublishTrustError
-from compiler.publish.keys import ensure_signer, signers_for
+from compiler.publish.keys import ensure_public, held_keys, signers_for
 from runtimes.artifact.files import CHUNK_BYTES, atomic_write, storage_error, sync_dir, write_atomic
+from runtimes.artifact.index import SIGNED_FIELD
 from runtimes.artifact.manifest import NAME_PATTERN
 
 TOP_ROLES = ("root", "targets", "snapshot", "timestamp")
@@ -48,18 +51,38 @@ S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
 _PATTERNS = tuple("/".join("*" * depth) for depth in range(2, 7))
 
 
+DAYS_FIELD = "x-edgewright-days"
+MAX_DAYS = 3650
+
+
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """How long each role's signature holds. Devices refuse metadata past it, so timestamp and snapshot need ``refresh``."""
+    """How long each role's signature holds. Devices refuse metadata past it, so timestamp and snapshot need ``refresh``.
+
+    ``chosen``: days by role; they are written into that role's metadata and hold for every later signing.
+    """
 
     root_days: int = 730
     targets_days: int = 365
     snapshot_days: int = 30
     timestamp_days: int = 30
+    chosen: Mapping[str, int] = field(default_factory=dict)
 
-    def of(self, role: str) -> timedelta:
+    def __post_init__(self) -> None:
+        for role, days in self.chosen.items():
+            if not 1 <= days <= MAX_DAYS:
+                raise PublishError(f"{role}={days} is no lifetime.", remedy=f"Give 1 to {MAX_DAYS} days.")
+
+    def stamp(self, role: str, signed: Signed, now: int) -> None:
+        """Set the expiry of ``signed``, which is about to be signed at ``now`` (seconds since 1970)."""
+        if role in self.chosen:
+            signed.unrecognized_fields[DAYS_FIELD] = self.chosen[role]
         known = {"root": self.root_days, "snapshot": self.snapshot_days, "timestamp": self.timestamp_days}
-        return timedelta(days=known.get(role, self.targets_days))
+        kept = signed.unrecognized_fields.get(DAYS_FIELD)
+        days = kept if isinstance(kept, int) and 1 <= kept <= MAX_DAYS else known.get(role, self.targets_days)
+        signed.expires = datetime.fromtimestamp(now, UTC) + timedelta(days=days)
+        if role == "timestamp":
+            signed.unrecognized_fields[SIGNED_FIELD] = now
 
 
 @dataclass(slots=True)
@@ -148,22 +171,27 @@ def create(
     now: int,
     lifetimes: Lifetimes,
 ) -> Repository:
-    """Make an empty repository; key files that exist in ``keys`` are used, missing ones are made.
+    """Make an empty repository; keys that exist in ``keys`` are used, missing ones are made.
+
+    Where ``keys`` holds fewer root keys that can sign than ``root_threshold`` (the others' holders sign elsewhere), 1.root.json
+    lacks signatures, and nobody accepts the repository before ``sign_root`` has added them (rotate.py).
 
     Raises:
         OutputExists: ``folder`` exists and is not empty.
         PublishError: bad channel names or threshold, or a key that does not open.
         StorageError: the disk refuses; ``folder`` is as it was.
     """
-    _check_creation(folder, channels, root_keys, root_threshold)
+    _check_creation(folder, channels)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         keys.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        repository = _empty(temporary, keys, channels, root_keys, root_threshold, password, _expiry(now, lifetimes))
+        repository = _empty(temporary, keys, channels, root_keys, root_threshold, password)
+        for role in (*TOP_ROLES, *channels):
+            lifetimes.stamp(role, _signed(repository, role).signed, now)
         (temporary / "metadata").mkdir(parents=True)
         (temporary / "targets").mkdir()
-        _sign(repository.root, keys, "root", repository.root.signed, password)
+        _sign(repository.root, keys, "root", repository.root.signed, password, least=0)
         write_atomic(repository.metadata / "1.root.json", repository.root.to_bytes())
         _write(repository, ["targets", *channels], keys, password)
         temporary.replace(folder)  # fits on an empty folder too
@@ -176,14 +204,9 @@ def create(
     return repository
 
 
-def _check_creation(folder: Path, channels: tuple[str, ...], root_keys: int, root_threshold: int) -> None:
+def _check_creation(folder: Path, channels: tuple[str, ...]) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputExists(f"{folder} exists and is not empty.", remedy="Choose a new folder.")
-    if not 1 <= root_threshold <= root_keys:
-        raise PublishError(
-            f"A threshold of {root_threshold} needs at least as many root keys, not {root_keys}.",
-            remedy="Raise --root-keys or lower --root-threshold.",
-        )
     if not channels or len(set(channels)) != len(channels) or not all(map(_is_channel_name, channels)):
         raise PublishError(
             f"These channels cannot be: {list(channels)}.",
@@ -197,40 +220,42 @@ def _is_channel_name(name: str) -> bool:
     return bool(re.fullmatch(NAME_PATTERN, name)) and "." not in name and not taken
 
 
-def _expiry(now: int, lifetimes: Lifetimes) -> Mapping[str, datetime]:
-    start = datetime.fromtimestamp(now, UTC)
-    return {role: start + lifetimes.of(role) for role in TOP_ROLES}
+def check_threshold(threshold: int, keys: int) -> None:
+    """Raises PublishError."""
+    if not 1 <= threshold <= keys:
+        raise PublishError(
+            f"A threshold of {threshold} needs at least as many root keys, not {keys}.",
+            remedy="Raise --root-keys or lower the threshold.",
+        )
 
 
 def _empty(
-    folder: Path,
-    keys: Path,
-    channels: tuple[str, ...],
-    root_keys: int,
-    threshold: int,
-    password: str | None,
-    expires: Mapping[str, datetime],
+    folder: Path, keys: Path, channels: tuple[str, ...], root_keys: int, threshold: int, password: str | None
 ) -> Repository:
-    root = Root(version=1, expires=expires["root"], consistent_snapshot=True)
-    for number in range(1, root_keys + 1):
-        root.add_key(ensure_signer(keys / f"root-{number}.pem", password).public_key, "root")
+    root = Root(version=1, consistent_snapshot=True)
+    # A root threshold is checked before the first key file is made.
+    check_threshold(threshold, max(root_keys, len(held_keys(keys, "root"))))
+    for key in ensure_public(keys, "root", root_keys, password):
+        root.add_key(key, "root")
     root.roles["root"].threshold = threshold
     for role in TOP_ROLES[1:]:
-        root.add_key(ensure_signer(keys / f"{role}.pem", password).public_key, role)
-    public = {name: ensure_signer(keys / f"{name}.pem", password).public_key for name in channels}
+        for key in ensure_public(keys, role, 1, password):
+            root.add_key(key, role)
+    public = {name: ensure_public(keys, name, 1, password) for name in channels}
     roles = {
-        name: DelegatedRole(name, [key.keyid], 1, True, paths=[f"{name}/{pattern}" for pattern in _PATTERNS])
-        for name, key in public.items()
+        name: DelegatedRole(
+            name, [k.keyid for k in mine], 1, True, paths=[f"{name}/{pattern}" for pattern in _PATTERNS]
+        )
+        for name, mine in public.items()
     }
-    delegations = Delegations({key.keyid: key for key in public.values()}, roles)
-    targets = Targets(version=1, expires=expires["targets"], delegations=delegations)
+    delegations = Delegations({key.keyid: key for mine in public.values() for key in mine}, roles)
     return Repository(
         folder,
         Metadata(root),
-        Metadata(Timestamp(version=1, expires=expires["timestamp"])),
-        Metadata(Snapshot(version=1, expires=expires["snapshot"])),
-        Metadata(targets),
-        {name: Metadata(Targets(version=1, expires=expires["targets"])) for name in channels},
+        Metadata(Timestamp(version=1)),
+        Metadata(Snapshot(version=1)),
+        Metadata(Targets(version=1, delegations=delegations)),
+        {name: Metadata(Targets(version=1)) for name in channels},
     )
 
 
@@ -261,6 +286,18 @@ def load(folder: Path) -> Repository:
     return Repository(folder, root, timestamp, snapshot, targets, channels)
 
 
+def trusted_keys(repository: Repository) -> dict[str, list[str]]:
+    """What the repository trusts each key for: key id -> roles."""
+    root = repository.root.signed
+    roles = {role: root.roles[role].keyids for role in TOP_ROLES}
+    roles |= {name: repository.targets.signed.get_delegated_role(name).keyids for name in repository.channels}
+    found: dict[str, list[str]] = {}
+    for role, keyids in roles.items():
+        for keyid in keyids:
+            found.setdefault(keyid, []).append(role)
+    return found
+
+
 def _read(path: Path, kind: type[S], delegator: Metadata[Root] | Metadata[Targets] | None, role: str) -> Metadata[S]:
     try:
         read: Metadata[S] = Metadata.from_bytes(path.read_bytes())
@@ -269,6 +306,13 @@ def _read(path: Path, kind: type[S], delegator: Metadata[Root] | Metadata[Target
         parent = delegator.signed if delegator is not None else read.signed
         assert isinstance(parent, (Root, Targets))
         parent.verify_delegate(role, read.signed_bytes, read.signatures)
+    except UnsignedMetadataError as error:
+        if role == "root":
+            raise PublishTrustError(
+                f"{path} is not signed by as many root keys as it asks for: {error}.",
+                remedy=f"Let the holders of root keys sign it: edgewright release sign {path} --keys FOLDER.",
+            ) from error
+        raise _broken(path, str(error)) from error
     except (OSError, DeserializationError, RepositoryError, ValueError) as error:
         raise _broken(path, str(error)) from error
     return read
@@ -338,15 +382,16 @@ def commit(
         PublishError, PublishTrustError: a key is missing or not trusted; nothing is written.
         StorageError: the disk refuses; devices still see the previous state.
     """
-    expires = _expiry(now, lifetimes)
     for role in [*changed, "snapshot", "timestamp"]:
         signed = _signed(repository, role).signed
         signed.version += 1
-        signed.expires = expires.get(role, expires["targets"])
+        lifetimes.stamp(role, signed, now)
     _write(repository, changed, keys, password, also)
 
 
-def _signed(repository: Repository, role: str) -> Metadata[Timestamp] | Metadata[Snapshot] | Metadata[Targets]:
+def _signed(repository: Repository, role: str) -> Metadata[Any]:
+    if role == "root":
+        return repository.root
     if role == "timestamp":
         return repository.timestamp
     if role == "snapshot":
@@ -392,13 +437,48 @@ def _sign(
     delegator: Root | Targets,
     password: str | None,
     also: Mapping[str, Key] | None = None,
+    least: int | None = None,
 ) -> bytes:
+    """Sign with every key of ``role`` that the folder holds, ``least`` of them (default: the threshold), and with ``also``."""
     delegation = delegator.get_delegated_role(role)
     trusted: dict[str, Key] = {keyid: delegator.get_key(keyid) for keyid in delegation.keyids}
     metadata.signatures.clear()
-    for signer in signers_for(keys, role, trusted, delegation.threshold, password):
-        metadata.sign(signer, append=True)
-    for signer in signers_for(keys, role, also, 0, password) if also else ():
-        if signer.public_key.keyid not in metadata.signatures:
-            metadata.sign(signer, append=True)
+    if least is None or held_keys(keys, role):
+        add_signatures(
+            metadata, keys, role, trusted, delegation.threshold if least is None else least, password=password
+        )
+    if also:
+        add_signatures(metadata, keys, role, also, 0, password=password)
     return metadata.to_bytes()
+
+
+def add_signatures(
+    metadata: Metadata[Any], keys: Path, role: str, trusted: Mapping[str, Key], least: int, *, password: str | None
+) -> list[str]:
+    """Sign with the keys of ``role`` in ``keys`` that are ``trusted`` and have not signed yet; their key ids.
+
+    Raises:
+        PublishError: fewer than ``least`` keys are there, a signer refuses, or it signs with another key than it says.
+    """
+    added = []
+    for signer in signers_for(keys, role, trusted, least, password):
+        key = signer.public_key
+        if key.keyid in metadata.signatures:
+            continue
+        try:
+            signature = metadata.sign(signer, append=True)
+            key.verify_signature(signature, metadata.signed_bytes)
+        except (UnsignedMetadataError, UnverifiedSignatureError, VerificationError) as error:
+            metadata.signatures.pop(key.keyid, None)
+            raise PublishError(
+                f"The key of {role!r} in {keys} cannot sign: {_innermost(error)}.",
+                remedy="Check that the token or service is there, its PIN, and that it holds the key it was imported as.",
+            ) from error
+        added.append(key.keyid)
+    return added
+
+
+def _innermost(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) or type(error).__name__

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from compiler.publish.client import expiries
+from compiler.publish.configure import settings_of
 from compiler.publish.repository import Repository, load
 from runtimes.artifact.index import IndexEntry, ReleaseIndex, read_index
 from runtimes.artifact.manifest import read_manifest
@@ -46,35 +49,30 @@ class ReleaseSummary:
 
 @dataclass(frozen=True, slots=True)
 class RepositorySummary:
-    """``expires``: end of each role's signature, ISO 8601."""
+    """``expires``: end of each role's signature, ISO 8601. ``settings`` of agents, by channel, where there are any."""
 
     root_version: int
     root_threshold: int
     expires: dict[str, str]
     releases: tuple[ReleaseSummary, ...]
+    settings: dict[str, dict[str, Any]]
 
 
 def show(repo: Path) -> RepositorySummary:
     """Summarise the repository, signatures verified. Raises PublishError, PublishTrustError, ManifestError."""
     repository = load(repo)
-    roles = {
-        "root": repository.root.signed,
-        "targets": repository.targets.signed,
-        "snapshot": repository.snapshot.signed,
-        "timestamp": repository.timestamp.signed,
-        **{name: channel.signed for name, channel in repository.channels.items()},
-    }
     root = repository.root.signed
     return RepositorySummary(
         root.version,
         root.roles["root"].threshold,
-        {name: role.expires.strftime("%Y-%m-%dT%H:%M:%SZ") for name, role in roles.items()},
+        expiries(repository),
         tuple(
             _release(repository, index, entry)
             for name in sorted(repository.channels)
             for index in _indexes(repository, name)
             for entry in index.releases
         ),
+        {name: found for name in sorted(repository.channels) if (found := settings_of(repository, name))},
     )
 
 

@@ -10,6 +10,7 @@ identically. Target paths beside it:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, Literal
 
 from runtimes.artifact.digest import sha256_hex
@@ -24,14 +25,20 @@ from runtimes.artifact.manifest import (
     reason_of,
 )
 from runtimes.artifact.schema import Field
+from runtimes.artifact.versions import at_least
 from runtimes.errors import ManifestError
 
 INDEX_SCHEMA: Final = "edgewright.index/1"
 MAX_INDEX_BYTES = 1 << 20
+SIGNED_FIELD: Final = (
+    "x-edgewright-signed"  # in timestamp.json: seconds since 1970, a proof of time for devices without a clock
+)
 
 
 class Rollout(_Open):
-    """Who gets a release: ``percent`` of devices by hash, unless ``halted``; ``min_agent`` is a dotted version.
+    """Who gets a release, and when: ``percent`` of devices by hash, unless ``halted``; in the ``windows`` (windows.py), if any.
+
+    ``min_agent`` is a dotted version; ``min_runtimes`` the same by runtime: a device runs it on one that is new enough.
 
     ``shadow_requests``: devices first run it unseen beside the active release for so many requests, and take it if at least
     ``shadow_agreement`` of the answers agree. ``revoked``: why nobody gets it any more, and devices that run it leave it.
@@ -43,6 +50,8 @@ class Rollout(_Open):
     revoked: str | None = None
     shadow_requests: int | None = Field(default=None, ge=1)
     shadow_agreement: Number = Field(default=0.99, ge=0, le=1)
+    min_runtimes: dict[str, str] = Field(default_factory=dict)
+    windows: tuple[str, ...] = ()
 
     def includes(self, device_id: str, model: str, release: str) -> bool:
         """Whether the device is in the cohort: the first 8 bytes of SHA-256(device, model, release) as a share of 2**64.
@@ -53,6 +62,12 @@ class Rollout(_Open):
             return False
         digest = sha256_hex(f"{device_id}\0{model}\0{release}".encode())
         return int(digest[:16], 16) < self.percent / 100 * 2**64
+
+    def runs_on(self, agent: str, runtimes: Mapping[str, str]) -> tuple[str, ...]:
+        """Which of a device's ``runtimes`` (version by name) may run the release under an ``agent`` of that version."""
+        if not at_least(agent, self.min_agent):
+            return ()
+        return tuple(name for name, version in runtimes.items() if at_least(version, self.min_runtimes.get(name)))
 
 
 class IndexEntry(_Open):

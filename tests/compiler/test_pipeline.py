@@ -62,6 +62,8 @@ def test_the_draft_names_what_lies_there(built: Path) -> None:
     manifest = read_manifest((built / "manifest.draft.json").read_bytes())
     assert manifest.release == "draft"
     assert all((built / a.path).exists() for a in manifest.artifacts)
+    quality = json.loads((built / manifest.documents["quality"].path).read_bytes())
+    assert {a["path"] for a in quality["artifacts"]} == {a.path for a in manifest.artifacts}
 
 
 def test_the_same_input_gives_the_same_bytes(built: Path, request_: BuildRequest, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from device_agent.version import VERSION, at_least
+from device_agent.version import VERSION
+from runtimes.artifact.versions import at_least
 from tests.device_agent.conftest import make_config
 from tests.simulators.repository import MODEL, RepositorySimulator, toy_nan
 
@@ -69,4 +70,5 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_version_is_the_packages() -> None:
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION
-    assert at_least(None) and at_least("0.1") and not at_least("0.2") and not at_least("strange")
+    assert at_least(VERSION, None) and at_least(VERSION, "0.1") and not at_least(VERSION, "0.2")
+    assert not at_least(VERSION, "strange")

@@ -19,7 +19,7 @@ import onnx.parser
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
-from runtimes.artifact.index import IndexEntry, ReleaseIndex, Rollout, delta_path, index_path
+from runtimes.artifact.index import SIGNED_FIELD, IndexEntry, ReleaseIndex, Rollout, delta_path, index_path
 from runtimes.artifact.manifest import Manifest, read_manifest
 
 MODEL = "toy"
@@ -77,6 +77,7 @@ class RepositorySimulator:
         self.entries: list[IndexEntry] = []
         self.artifacts: dict[str, bytes] = {}
         self.version = 0
+        self.signed_at: int | None = None  # seconds since 1970
         root = Root(version=1, expires=self.expires, consistent_snapshot=True)
         for role in ("root", "timestamp", "snapshot", "targets"):
             root.add_key(self.signer.public_key, role)
@@ -166,6 +167,8 @@ class RepositorySimulator:
         meta = {"targets.json": MetaFile(self.version)}
         snapshot = Snapshot(version=self.version, expires=self.expires, meta=meta)
         timestamp = Timestamp(version=self.version, expires=self.expires, snapshot_meta=MetaFile(self.version))
+        if self.signed_at is not None:
+            timestamp.unrecognized_fields[SIGNED_FIELD] = self.signed_at
         self._write(f"metadata/{self.version}.targets.json", self._signed(targets))
         self._write(f"metadata/{self.version}.snapshot.json", self._signed(snapshot))
         self._write("metadata/timestamp.json", self._signed(timestamp))

@@ -43,6 +43,7 @@ assert not loaded, loaded
         ("edgewright", "compiler.cli.main", ["run", "--help"]),
         ("edgewright", "compiler.cli.main", ["release", "--help"]),
         ("edgewright", "compiler.cli.main", ["delta", "--help"]),
+        ("edgewright", "compiler.cli.main", ["keys", "--help"]),
         ("edgewright-agent", "device_agent.cli", ["--help"]),
         ("edgewright-bench", "hw_benchmarks.cli", ["--help"]),
     ],

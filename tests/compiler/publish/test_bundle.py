@@ -122,6 +122,40 @@ def test_a_fleet_splits_as_the_rollout_says(published: Path, tmp_path: Path) -> 
     assert fleet() == {"1": 20_000, "2": 0}
 
 
+def test_a_fleet_says_who_is_left_out_and_what_is_sent(published: Path, tmp_path: Path) -> None:
+    signing = Signing(tmp_path / "keys")
+    where = {"channel": "stable", "model": MODEL}
+    set_rollout(published, signing, **where, release="2", percent=50, terms={"min_agent": "0.2"})
+    found = simulate(published, **where, devices=10_000, agents={"0.1.0": 30, "0.2.0": 70})
+    assert found.left_out["agent older than 0.2"] == pytest.approx(3000, abs=2)
+    assert sum(found.left_out.values()) == found.devices_by_release["1"]
+    assert found.moves == {"1": found.devices_by_release["2"]} and 3400 < found.moves["1"] < 3600
+    # The same bytes again: there is no delta to send.
+    assert found.transfers and all((t.before, t.delta_bytes) == ("1", None) and t.full_bytes for t in found.transfers)
+    said = CliRunner().invoke(
+        release, ["simulate", str(published), "--model", MODEL, "--devices", "1000", "--agent", "0.1.0=1"]
+    )
+    assert "not 2: 1,000 devices, agent older than 0.2" in said.output
+
+
+@pytest.mark.parametrize(
+    "terms",
+    (
+        {"windows": ("whenever",)},
+        {"min_agent": "new"},
+        {"min_runtimes": {"onnxruntime": "new"}},
+        {"min_runtimes": {"oonnxruntime": "1.2"}},
+    ),
+)
+def test_terms_that_no_device_understands_are_not_signed(
+    published: Path, tmp_path: Path, terms: dict[str, object]
+) -> None:
+    before = (published / "metadata" / "timestamp.json").read_bytes()
+    with pytest.raises(PublishError):
+        set_rollout(published, Signing(tmp_path / "keys"), channel="stable", model=MODEL, release="2", terms=terms)
+    assert (published / "metadata" / "timestamp.json").read_bytes() == before
+
+
 def test_the_commands(published: Path, tmp_path: Path) -> None:
     where = [str(published), "--model", MODEL]
     made = CliRunner().invoke(release, ["bundle", *where, "-o", str(tmp_path / "b.zip"), "--json"])

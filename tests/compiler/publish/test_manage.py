@@ -184,3 +184,13 @@ def test_the_commands(three: Path, signing: Signing) -> None:
     assert json.loads(run("rotate", repo, "--role", "timestamp", "--json"))["root_version"] == 2
     assert "stable/toy/1" in run("prune", repo, "--keep", "2", "--dry-run")
     assert json.loads(run("prune", repo, "--keep", "2", "--json"))["releases"] == ["stable/toy/1"]
+
+
+def test_a_retired_key_never_comes_back(three: Path, signing: Signing) -> None:
+    """Its files may still lie in the folder."""
+    retired: set[str] = set()
+    for _ in range(4):
+        result = rotate(three, signing, "timestamp")
+        assert not set(result.trusted) & retired
+        retired |= set(result.retired)
+    assert len(retired) == 4

@@ -134,6 +134,42 @@ def test_provenance_and_bill_of_materials(repo: Path, build: Build, signing: Sig
     assert {c["name"] for c in sbom["components"]} == {a.path for a in manifest.artifacts}
 
 
+def test_the_provenance_says_how_it_was_configured(repo: Path, build: Build, signing: Signing) -> None:
+    folder = build()
+    _edit(folder, lambda d: d["quality"]["provenance"].update({"configuration": {"effort": "high", "max_drop": 1.5}}))
+    publish(folder, repo, signing, channel="stable", release="1")
+    ref = _manifest(repo, "1").documents["provenance"]
+    statement = json.loads(_target(repo, f"stable/toy/1/{ref.path}").read_bytes())
+    parameters = statement["predicate"]["buildDefinition"]["externalParameters"]
+    assert parameters == {"model": "toy", "release": "1", "configuration": {"effort": "high", "max_drop": 1.5}}
+
+
+def test_the_documents_follow_their_schemas(repo: Path, build: Build, signing: Signing) -> None:
+    """By the validators of those who define them: in-toto's own protobuf classes, CycloneDX's JSON schema (strict)."""
+    statement_module = pytest.importorskip("in_toto_attestation.v1.statement")
+    from cyclonedx.exception import MissingOptionalDependencyException
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+    from google.protobuf import json_format
+    from in_toto_attestation.v1 import statement_pb2
+
+    publish(build(), repo, signing, channel="stable", release="1")
+    documents = {
+        name: _target(repo, f"stable/toy/1/{ref.path}").read_text()
+        for name, ref in _manifest(repo, "1").documents.items()
+    }
+    parsed = json_format.Parse(documents["provenance"], statement_pb2.Statement())
+    statement_module.Statement.copy_from_pb(parsed).validate()
+    for material in json.loads(documents["provenance"])["predicate"]["buildDefinition"]["resolvedDependencies"]:
+        assert material.keys() & {"uri", "digest", "content"}, "SLSA v1: ResourceDescriptor"
+    try:
+        validator = JsonStrictValidator(SchemaVersion.V1_6)
+        assert validator.validate_str(documents["sbom"]) is None
+        assert validator.validate_str(documents["sbom"].replace('"bomFormat"', '"bomFormt"')) is not None
+    except MissingOptionalDependencyException:
+        pytest.skip("jsonschema is not installed (extra dev)")
+
+
 def test_a_draft_without_provenance_names_the_tools_installed_here(repo: Path, build: Build, signing: Signing) -> None:
     folder = build()
     _edit(folder, lambda d: d.update({"quality": {"provenance": ["nonsense"]}}))
