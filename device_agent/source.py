@@ -5,6 +5,7 @@ A source knows nothing of trust: everything it yields is judged by trust.py and 
 
 from __future__ import annotations
 
+import struct
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1 << 16
 Clock = Callable[[], float]
+# What zipfile raises for a damaged or strange file; found by fuzzing.
+_DAMAGED = (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, struct.error)
 
 
 class Missing(NetworkError):
@@ -67,11 +70,13 @@ class BundleSource:
     def read(self, path: str, offset: int = 0) -> tuple[int, Iterator[bytes]]:
         try:
             archive = zipfile.ZipFile(self._path)
+            if archive.getinfo(path).compress_type != zipfile.ZIP_STORED:
+                raise unreachable(str(self._path), f"{path} is compressed, which bundles never are")
             stream = archive.open(path)
             stream.seek(offset)
         except KeyError as error:
             raise Missing(f"{self._path} holds no {path}.", remedy="Make the bundle again.") from error
-        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        except _DAMAGED as error:
             raise unreachable(str(self._path), str(error)) from error
         return offset, _chunks(stream, str(self._path))
 
@@ -81,7 +86,7 @@ def _chunks(stream: IO[bytes], name: str) -> Iterator[bytes]:
         while True:
             try:
                 chunk = stream.read(CHUNK_BYTES)
-            except (OSError, zipfile.BadZipFile) as error:
+            except _DAMAGED as error:
                 raise unreachable(name, str(error)) from error
             if not chunk:
                 return

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from compiler.publish.release import Published
     from compiler.publish.show import ReleaseSummary
     from compiler.publish.simulate import Simulation
+    from runtimes.artifact.index import Rollout
 
 REPO = click.argument("repo", type=click.Path(path_type=Path))
 WARN_DAYS = 7
+F = TypeVar("F", bound=Callable[..., object])
 
 
 @click.group()
@@ -30,27 +33,44 @@ def release() -> None:
     """Sign and publish releases as plain files that any web server or USB stick can serve."""
 
 
+def _release_options(command: F) -> F:
+    """What ``add`` and ``publish`` take."""
+    for option in (
+        json_option,
+        click.option(
+            "--deltas", type=click.IntRange(0), default=3, show_default=True, help="From how many releases before."
+        ),
+        click.option(
+            "--shadow",
+            type=click.IntRange(1),
+            default=None,
+            help="Devices first compare it with the release they run on so many requests, unseen by clients.",
+        ),
+        terms_options,
+        click.option(
+            "--percent", type=click.FloatRange(0, 100), default=100.0, show_default=True, help="Share of devices."
+        ),
+        click.option("--channel", default="stable", show_default=True),
+    ):
+        command = option(command)
+    return command
+
+
+def _rollout(percent: float, shadow: int | None, terms: dict[str, Any]) -> Rollout:
+    from runtimes.artifact.index import Rollout
+
+    shadowed = {"shadow_requests": shadow} if shadow is not None else {}
+    return Rollout.model_validate({"percent": percent, **terms, **shadowed})
+
+
 @release.command()
 @click.argument("build", type=click.Path(path_type=Path))
 @REPO
-@signing_options
 @click.option("--release", "name", required=True, help="The release's name, such as 1.4.0.")
-@click.option("--channel", default="stable", show_default=True)
-@click.option("--percent", type=click.FloatRange(0, 100), default=100.0, show_default=True, help="Share of devices.")
-@terms_options
-@click.option(
-    "--shadow",
-    type=click.IntRange(1),
-    default=None,
-    help="Devices first compare it with the release they run on so many requests, unseen by clients.",
-)
-@click.option("--deltas", type=click.IntRange(0), default=3, show_default=True, help="From how many releases before.")
-@json_option
-def publish(
+@_release_options
+def add(
     build: Path,
     repo: Path,
-    keys: Path,
-    no_password: bool,
     name: str,
     channel: str,
     percent: float,
@@ -61,18 +81,60 @@ def publish(
     deltas: int,
     as_json: bool,
 ) -> None:
-    """Publish the build folder BUILD as a release in REPO."""
-    from compiler.publish.release import publish as perform
-    from runtimes.artifact.index import Rollout
+    """Bring the build folder BUILD into REPO as a release, unsigned: no keys are needed, and no device sees it.
 
-    terms = given(min_agent, min_runtimes, windows) | ({"shadow_requests": shadow} if shadow is not None else {})
-    rollout = Rollout.model_validate({"percent": percent, **terms})
-    with_keys = signing(keys, no_password=no_password)
-    result = perform(build, repo, with_keys, channel=channel, release=name, rollout=rollout, delta_from=deltas)
+    `edgewright release publish REPO` then signs everything that was added, in one step.
+    """
+    from compiler.publish.staged import add as perform
+
+    rollout = _rollout(percent, shadow, given(min_agent, min_runtimes, windows))
+    result = perform(build, repo, channel=channel, release=name, rollout=rollout, delta_from=deltas)
     if as_json:
-        print_json("edgewright.published/1", asdict(result))
+        print_json("edgewright.release-added/1", asdict(result))
+        return
+    _print_published(result)
+    click.echo(f"Not signed yet: run edgewright release publish {repo} --keys FOLDER.")
+
+
+@release.command()
+@click.argument("paths", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="[BUILD] REPO")
+@signing_options
+@click.option("--release", "name", default=None, help="The release's name, such as 1.4.0; needed with BUILD.")
+@_release_options
+def publish(
+    paths: tuple[Path, ...],
+    keys: Path,
+    no_password: bool,
+    name: str | None,
+    channel: str,
+    percent: float,
+    min_agent: str | None,
+    min_runtimes: dict[str, str],
+    windows: tuple[str, ...],
+    shadow: int | None,
+    deltas: int,
+    as_json: bool,
+) -> None:
+    """Publish the build folder BUILD as a release in REPO; without BUILD, sign all that was added."""
+    from compiler.publish.release import publish as perform
+    from compiler.publish.staged import publish_staged
+
+    if len(paths) > 2 or (len(paths) == 2) != (name is not None):
+        raise click.UsageError("Give BUILD, REPO and --release; or REPO alone, to sign what was added.")
+    with_keys = signing(keys, no_password=no_password)
+    if name is None:
+        results = publish_staged(paths[0], with_keys)
+        if as_json:
+            print_json("edgewright.published-staged/1", {"releases": [asdict(result) for result in results]})
     else:
+        rollout = _rollout(percent, shadow, given(min_agent, min_runtimes, windows))
+        build, repo = paths
+        results = [perform(build, repo, with_keys, channel=channel, release=name, rollout=rollout, delta_from=deltas)]
+        if as_json:
+            print_json("edgewright.published/1", asdict(results[0]))
+    for result in [] if as_json else results:
         _print_published(result)
+        click.echo(f"Devices accept it until {result.expires}; run refresh before that.")
 
 
 def _print_published(result: Published) -> None:
@@ -85,7 +147,6 @@ def _print_published(result: Published) -> None:
             f"  {format_bytes(delta.size_bytes):>10}  delta from {delta.base_release}: {share:.0f} % of "
             f"{format_bytes(delta.full_bytes)} ({delta.codec})"
         )
-    click.echo(f"Devices accept it until {result.expires}; run refresh before that.")
 
 
 @release.command()

@@ -12,6 +12,7 @@ from typing import Any
 from compiler.errors import PublishError
 from compiler.publish.release import Signing, Staging, commit_changes, entry_of, index_of
 from compiler.publish.repository import Repository, load, locked
+from compiler.publish.staged import staged_targets
 from runtimes.artifact.files import storage_error
 from runtimes.artifact.index import IndexEntry, ReleaseIndex, index_path, read_index
 from runtimes.artifact.manifest import Manifest, read_manifest
@@ -123,6 +124,7 @@ def _unreferenced(repository: Repository) -> Iterator[Path]:
         for channel in repository.channels.values()
         for target in channel.signed.targets.values()
     }
+    current |= {repository.target_file(target).resolve() for target in staged_targets(repository.folder)}
     yield from (
         p for p in sorted((repository.folder / "targets").rglob("*")) if p.is_file() and p.resolve() not in current
     )

@@ -119,32 +119,60 @@ def publish(
         ManifestError: the draft, or a manifest in the repository, is damaged.
         StorageError: the disk refuses. In every case devices see the repository as it was.
     """
-    check_terms(rollout.model_dump() if rollout is not None else {})
     with locked(repo), tempfile.TemporaryDirectory(prefix="edgewright-publish-") as scratch:
         repository = load(repo)
         targets = repository.channel(channel)
         draft = read_draft(build)
         index = index_of(repository, targets, channel, draft.model)
-        _check_release(index, release)
         staging = Staging(repository, targets, Path(scratch))
-        prefix = f"{channel}/{draft.model}"
-        manifest = _final(draft, build, release, _next_sequence(index), signing.seconds, staging)
-        files = [staging.add(f"{prefix}/{release}/{path}", source) for path, source in staging.sources(manifest)]
-        deltas = list(_deltas(staging, index, manifest, prefix, delta_from))
-        manifest_bytes = manifest.to_bytes()
-        files.append(staging.add_bytes(f"{prefix}/{release}/manifest.json", manifest_bytes))
-        entry = IndexEntry(
-            release=release,
-            sequence=manifest.sequence,
-            manifest=f"{release}/manifest.json",
-            manifest_sha256=files[-1].sha256,
-            rollout=rollout or Rollout(),
-        )
-        updated = index.model_copy(update={"releases": (*index.releases, entry)})
+        prepared = prepare(build, draft, index, staging, signing.seconds, release, rollout, delta_from)
+        updated = index.model_copy(update={"releases": (*index.releases, prepared.entry)})
         staging.add_bytes(index_path(channel, draft.model), updated.to_bytes())
         commit_changes(repository, [channel], signing)
+    return published(repository, channel, draft.model, prepared)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A release whose files lie in the repository, and that nothing signed speaks of yet."""
+
+    entry: IndexEntry
+    files: tuple[PublishedFile, ...]
+    deltas: tuple[PublishedDelta, ...]
+
+
+def prepare(
+    build: Path,
+    draft: Manifest,
+    index: ReleaseIndex,
+    staging: Staging,
+    now: int,
+    release: str,
+    rollout: Rollout | None,
+    delta_from: int,
+) -> Prepared:
+    """Bring a build's files into the repository as ``release``, after those of ``index``. Raises as ``publish``."""
+    check_terms(rollout.model_dump() if rollout is not None else {})
+    _check_release(index, release)
+    prefix = f"{index.channel}/{draft.model}"
+    manifest = _final(draft, build, release, _next_sequence(index), now, staging)
+    files = [staging.add(f"{prefix}/{release}/{path}", source) for path, source in staging.sources(manifest)]
+    deltas = list(_deltas(staging, index, manifest, prefix, delta_from))
+    files.append(staging.add_bytes(f"{prefix}/{release}/manifest.json", manifest.to_bytes()))
+    entry = IndexEntry(
+        release=release,
+        sequence=manifest.sequence,
+        manifest=f"{release}/manifest.json",
+        manifest_sha256=files[-1].sha256,
+        rollout=rollout or Rollout(),
+    )
+    return Prepared(entry, tuple(files), tuple(deltas))
+
+
+def published(repository: Repository, channel: str, model: str, done: Prepared) -> Published:
+    """What is told of a release that was signed."""
     expires = repository.timestamp.signed.expires.isoformat().replace("+00:00", "Z")
-    return Published(channel, draft.model, release, manifest.sequence, tuple(files), tuple(deltas), expires)
+    return Published(channel, model, done.entry.release, done.entry.sequence, done.files, done.deltas, expires)
 
 
 def set_rollout(

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tuf.api.metadata import Metadata
 
@@ -113,6 +114,46 @@ def test_absurd_json_as_metadata_is_refused(repository: RepositorySimulator, dev
     refused(device, TrustError)
 
 
+@pytest.mark.parametrize("role", ("timestamp", "snapshot", "targets"))
+def test_metadata_that_is_rolled_back_is_refused(
+    repository: RepositorySimulator, device: AgentConfig, role: str
+) -> None:
+    """Everything is signed and was once offered; the device has seen what came after it."""
+    version, folder = repository.version, repository.folder / "metadata"
+    old = {path.name: path.read_bytes() for path in folder.iterdir()}
+    repository.commit()
+    update_all(device, dry_run=True)
+    before = sorted((p.name, p.read_bytes()) for p in (device.data_dir / "trust" / "tuf").rglob("*.json"))
+    if role == "timestamp":
+        (folder / "timestamp.json").write_bytes(old["timestamp.json"])
+    else:  # a new timestamp over an old snapshot, or a new snapshot over old targets
+        from tuf.api.metadata import MetaFile, Snapshot, Timestamp
+
+        new, expires = repository.version + 1, repository.expires
+        snapshot_version = version if role == "snapshot" else new
+        if role == "targets":
+            snapshot = Snapshot(version=new, expires=expires, meta={"targets.json": MetaFile(version)})
+            repository._write(f"metadata/{new}.snapshot.json", repository._signed(snapshot))
+        stamp = Timestamp(version=new, expires=expires, snapshot_meta=MetaFile(snapshot_version))
+        repository._write("metadata/timestamp.json", repository._signed(stamp))
+    with pytest.raises(TrustError):
+        update_all(device)
+    assert_r1_stays(device)
+    after = {p.name: p.read_bytes() for p in (device.data_dir / "trust" / "tuf").rglob("*.json")}
+    assert after["targets.json"] == dict(before)["targets.json"]
+
+
+def test_metadata_of_a_strangers_key_is_refused(
+    repository: RepositorySimulator, device: AgentConfig, tmp_path: Path
+) -> None:
+    stranger = RepositorySimulator(tmp_path / "stranger")
+    for release in ("r1", "r2", "r3", "r4"):
+        stranger.publish(release)
+    for name in ("timestamp.json", "4.snapshot.json", "4.targets.json"):
+        shutil.copy(stranger.folder / "metadata" / name, repository.folder / "metadata" / name)
+    refused(device, TrustError)
+
+
 # --- signed content that is wrong all the same ------------------------------------------------------------------------------
 
 
@@ -144,7 +185,7 @@ def resigned(repository: RepositorySimulator, path: str, data: bytes) -> None:
         lambda index: index.replace(b'"r2/manifest.json"', b'"../../../etc/passwd"'),
         lambda index: index.replace(b'"sequence":2', b'"sequence":-2'),
     ),
-    ids=("deep", "large", "duplicate-key", "path-traversal", "negative"),
+    ids=("deep", "large", "duplicate-key", "path-traversal", "negative"),  # of the index
 )
 def test_a_signed_index_that_is_absurd_is_refused(
     repository: RepositorySimulator, device: AgentConfig, change: Callable[[bytes], bytes]
@@ -183,6 +224,68 @@ def test_a_signed_manifest_that_is_absurd_is_refused(
     said = refused(device, ManifestError, TrustError)
     assert "manifest" in said.lower(), said
     assert not list(device.data_dir.parent.rglob("escaped"))
+
+
+def test_a_manifest_with_a_key_twice_is_refused(repository: RepositorySimulator, device: AgentConfig) -> None:
+    """Two readers could take two values; here nobody takes one."""
+    import hashlib
+
+    path = f"{CHANNEL}/{MODEL}/r2/manifest.json"
+    data = repository.targets[path].replace(b'"release":"r2"', b'"release":"r1","release":"r2"', 1)
+    repository.targets[path] = data
+    changed = {"manifest_sha256": hashlib.sha256(data).hexdigest()}
+    repository.entries[-1] = repository.entries[-1].model_copy(update=changed)
+    repository.commit()
+    assert "twice" in refused(device, ManifestError)
+
+
+def _flip(data: bytes) -> bytes:
+    return data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    (_flip, lambda data: data[:-1], lambda data: data + b"x", lambda data: b""),
+    ids=("flipped-bit", "truncated", "longer", "empty"),
+)
+@pytest.mark.parametrize("name", ("index.json", "manifest.json", "model.onnx", "vectors.npz"))
+def test_a_target_that_is_not_the_signed_one_is_refused(
+    repository: RepositorySimulator, device: AgentConfig, name: str, damage: Callable[[bytes], bytes]
+) -> None:
+    file = repository.target_file(name)
+    file.write_bytes(damage(file.read_bytes()))
+    config = device.model_copy(update={"update": device.update.model_copy(update={"attempts": 1})})
+    refused(config, TrustError, NetworkError)
+
+
+def test_a_patch_bomb_is_stopped_at_the_size_of_the_artifact(
+    repository: RepositorySimulator, device: AgentConfig, tmp_path: Path
+) -> None:
+    """A well-made patch of some kilobytes, signed for this base and this result, that would unpack to 32 MB."""
+    from compiler.publish.delta import encode_delta
+
+    (tmp_path / "base").write_bytes(repository.artifacts["r1"])
+    with (tmp_path / "huge").open("wb") as huge:
+        huge.truncate(32 << 20)
+    encode_delta(tmp_path / "base", tmp_path / "huge", tmp_path / "bomb")
+    bomb = (tmp_path / "bomb").read_bytes()
+    assert len(bomb) < 1 << 18
+    # Ballast: a delta is taken only where it is smaller than the artifact.
+    model = toy_model(7.0, 1.0, ballast=np.random.default_rng(1).normal(size=1 << 16).astype(np.float32))
+    assert len(bomb) < len(model) < 1 << 20
+    repository.publish("r3", model, w=7.0, delta=("r1", bomb))
+    largest = [0]
+    real = Path.replace
+
+    def watched(self: Path, target: Any) -> Path:
+        largest[0] = max(largest[0], self.stat().st_size if self.is_file() else 0)
+        return real(self, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", watched)
+        (result,) = update_all(device)
+    assert (result.outcome, result.release, result.via) == ("activated", "r3", "full")
+    assert 0 < largest[0] <= len(model)
 
 
 def test_an_artifact_larger_than_the_device_takes_is_refused_before_it_is_fetched(

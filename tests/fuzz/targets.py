@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import numpy as np
 
 from compiler.publish.delta import encode_delta
 from compiler.publish.delta.walkers import find_tensors
+from device_agent.errors import NetworkError
+from device_agent.source import BundleSource
 from runtimes.artifact.archive import pack_folder, unpack
 from runtimes.artifact.delta import apply_delta
 from runtimes.artifact.index import read_index
 from runtimes.artifact.manifest import read_manifest
+from runtimes.artifact.settings import read_settings
 from tests.fuzz.guided import Target
 from tests.simulators.repository import CHANNEL, MODEL, RepositorySimulator, toy_model
 
@@ -30,6 +34,9 @@ def targets(folder: Path) -> Iterator[Target]:
     manifests = [repository.targets[f"{base}/{release}/manifest.json"] for release in ("r1", "r2")]
     yield Target("manifest", read_manifest, manifests, SMALL)
     yield Target("index", read_index, [repository.targets[f"{base}/index.json"]], SMALL)
+    seed = b'{"schema":"edgewright.agent-settings/1","settings":{"update.interval_s":900,"update.windows":["sat 02:00-05:00 UTC"]}}'
+    yield Target("settings", read_settings, [seed], SMALL)
+    yield _bundle(folder, repository)
     models = list(_models())
     yield Target("walkers", find_tensors, models, SMALL)
     yield _delta(folder, models)
@@ -62,6 +69,7 @@ def _delta(folder: Path, models: list[bytes]) -> Target:
         seeds.append((work / "patch").read_bytes())
     destination = work / "out"
     before = base.read_bytes()
+    outside = sorted(p.relative_to(folder) for p in folder.rglob("*") if "delta" not in p.parts)
 
     def run(data: bytes) -> None:
         (work / "patch").write_bytes(data)
@@ -71,9 +79,42 @@ def _delta(folder: Path, models: list[bytes]) -> Target:
         finally:
             destination.unlink(missing_ok=True)
             assert sorted(p.name for p in work.iterdir()) == ["base", "new", "patch"], "something was left behind"
+            assert sorted(p.relative_to(folder) for p in folder.rglob("*") if "delta" not in p.parts) == outside
         assert base.read_bytes() == before
 
     return Target("delta", run, seeds, DELTA_MEMORY)
+
+
+def _bundle(folder: Path, repository: RepositorySimulator) -> Target:
+    """An offline bundle as a device reads it: its own index of entries, and what they say they hold."""
+    work = folder / "bundle"
+    work.mkdir()
+    names = ("metadata/timestamp.json", "metadata/1.root.json")
+    with zipfile.ZipFile(work / "seed.zip", "w") as archive:
+        for name in names:
+            archive.write(repository.folder / name, name)
+    with zipfile.ZipFile(work / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(
+            names[0], bytes(64 << 20)
+        )  # 64 MiB in 64 KiB: a reader takes it in pieces, and python-tuf caps it
+    seeds = [(work / name).read_bytes() for name in ("seed.zip", "bomb.zip")]
+    before = sorted(p.relative_to(folder) for p in folder.rglob("*"))
+
+    def run(data: bytes) -> None:
+        (work / "seed.zip").write_bytes(data)
+        source = BundleSource(work / "seed.zip")
+        for name in names:
+            try:
+                taken = 0
+                for piece in source.read(name)[1]:
+                    taken += len(piece)
+                    if taken > RESULT_LIMIT:
+                        break
+            except NetworkError:
+                continue
+        assert sorted(p.relative_to(folder) for p in folder.rglob("*")) == before, "something was written"
+
+    return Target("bundle", run, seeds, SMALL)
 
 
 def _archive(folder: Path) -> Target:

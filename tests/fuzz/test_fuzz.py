@@ -10,7 +10,7 @@ from runtimes.artifact.manifest import read_manifest
 from tests.fuzz.guided import Target, fuzz
 from tests.fuzz.targets import targets
 
-NAMES = ("manifest", "index", "walkers", "delta", "archive")
+NAMES = ("manifest", "index", "settings", "bundle", "walkers", "delta", "archive")
 SECONDS = 2.0
 
 

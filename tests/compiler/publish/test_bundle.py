@@ -16,7 +16,7 @@ from compiler.publish.release import Signing, init, publish, set_rollout
 from compiler.publish.simulate import simulate
 from compiler.request import BuildRequest
 from device_agent.config import AgentConfig, load_config
-from device_agent.errors import TrustError
+from device_agent.errors import NetworkError, TrustError
 from device_agent.store import store_for
 from device_agent.trust import provision
 from device_agent.update import TRUST_FOLDER, update_all
@@ -93,6 +93,18 @@ def test_a_changed_byte_is_refused_by_the_device(published: Path, tmp_path: Path
     with pytest.raises(TrustError):
         update_all(config)
     assert store_for(config.data_dir, MODEL).load().active is None
+
+
+def test_a_compressed_or_damaged_bundle_is_refused(published: Path, tmp_path: Path) -> None:
+    """What a fuzzer found: entries that zipfile cannot unpack. A bomb is refused for the same reason."""
+    root = (published / "metadata" / "1.root.json").read_bytes()
+    for number, damage in enumerate((lambda z: z, lambda z: z[:80] + bytes([z[80] ^ 255]) + z[81:])):
+        bundle = tmp_path / f"{number}.zip"
+        with zipfile.ZipFile(bundle, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("metadata/timestamp.json", bytes(1 << 24))
+        bundle.write_bytes(damage(bundle.read_bytes()))
+        with pytest.raises(NetworkError, match="never are"):
+            update_all(_device(tmp_path / f"device{number}", bundle, root))
 
 
 def test_bad_requests_leave_no_file(published: Path, tmp_path: Path) -> None:
