@@ -28,10 +28,10 @@ from device_agent.update import TRUST_FOLDER, update_all
 from tests.device_agent.conftest import make_config
 from tests.simulators.repository import MODEL, RepositorySimulator
 
-REPEATS = 2
+REPEATS = 5
 GOALS = {
     "memory": "10 MiB",
-    "reporting": "",
+    "reporting": "10 MiB",
     "start-up": "60 ms CPU",
     "in process": "50 us",
     "REST p99": "2 ms",
