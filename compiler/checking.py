@@ -108,12 +108,12 @@ def _random(spec: TensorSpec, samples: int, limit: int, within: tuple[float, flo
 def _hub_truths(truth: Truth, shaped: Shaped, precisions: Sequence[Precision]) -> dict[Precision, dict[str, Array]]:
     """Per precision, the outputs of the model that its artifacts were lowered from.
 
-    That is the float hub, pruned where asked, and the quantized hub where only weights were quantized: such an artifact computes
-    in float32 what that hub computes. With integer activations the rounding is the kernels' own.
+    That is the float hub, pruned where asked, and the quantized hub where only weights were compressed: such an artifact computes
+    in float what that hub computes. With integer activations the rounding is the kernels' own.
     """
     floating = _run_hub(shaped.floating, truth) if shaped.prune else truth.outputs
     outputs = dict.fromkeys(precisions, floating)
-    for precision in {Precision.INT8_WEIGHTS, Precision.INT4_WEIGHTS} & outputs.keys():
+    for precision in (p for p in outputs if p.weights_only):
         outputs[precision] = _run_hub(shaped.quantized[precision], truth)
     return outputs
 

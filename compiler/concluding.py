@@ -161,7 +161,7 @@ def _gates(
     gates: list[Gate | None] = [
         finite_gate(name, found.parity),
         invariants_gate(name, found.execution.outputs, checked.truth.outputs),
-        lowering_gate(name, variant.precision, low.parity),
+        lowering_gate(name, variant.precision, low.parity, variant.half),
     ]
     drop = request.max_drop if request.max_drop is not None else budgets.max_drop_points
     if found.flips is not None and drop is not None:

@@ -72,6 +72,7 @@ def export_options(
         deployment_target=variant.deployment_target,
         integer_io=variant.integer_io if precision is None else None,
         float_islands=variant.float_islands,
+        half=variant.half,
         metadata=metadata or {},
     )
 

@@ -23,6 +23,7 @@ class ExportOptions:
     ``precision`` FP32 and FP16 come with a float hub; INT8 comes with a quantized hub (see compiler/hub.py).
     ``integer_io``: a TFLite file with integer activations has integer inputs and outputs (16 bits wide with int16 activations),
     and no node may compute in float unless ``float_islands``; other formats and precisions ignore it.
+    ``half``: a Core ML artifact whose weights alone are compressed computes in float16.
     ``metadata`` is written into the artifact where the format has a place for it (deterministic values only).
     """
 
@@ -31,6 +32,7 @@ class ExportOptions:
     metadata: Mapping[str, str] = field(default_factory=dict)
     integer_io: IntegerIO | None = None
     float_islands: bool = False
+    half: bool = False
 
 
 @dataclass(frozen=True, slots=True)

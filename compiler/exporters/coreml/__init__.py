@@ -3,6 +3,7 @@
 target.py      deployment targets, and coremltools imported late and quietly
 names.py       ONNX names to MIL identifiers
 constants.py   constants on their way into the program, quantized ones with their scales
+compressed.py  weights from tables and sparse weights as constexpr operations
 context.py     what a lowering sees: values as MIL variables, constants, the compute type
 lowering/      one file per operator family, each filling lowering/table.py's LOWERINGS
 build.py       walks the hub, calls the lowerings, collects every refusal

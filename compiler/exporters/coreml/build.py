@@ -23,6 +23,7 @@ from compiler.exporters.coreml.context import (
 from compiler.exporters.coreml.lowering import LOWERINGS
 from compiler.exporters.coreml.target import Target, Var, find_target, load_coremltools
 from compiler.exporters.half_precision import FLOAT16_MAX, HalfPrecision
+from compiler.quantization.palettes import read_palettes
 from profiles.schema import Precision
 from runtimes.session import Array
 
@@ -79,9 +80,9 @@ class _Build:
     def __init__(self, model: ir.Model, options: ExportOptions, target: Target, mb: Any) -> None:
         self.graph = model.graph
         self.opset = int(model.opset_imports.get("", 0))
-        self.half = options.precision is Precision.FP16
+        self.half = options.precision is Precision.FP16 or (options.half and options.precision.weights_only)
         self.target = target
-        self.ctx = Context(mb, target)
+        self.ctx = Context(mb, target, read_palettes(model))
         self.refusals: list[Refusal] = []
         self.precision = HalfPrecision(self._constant, model.graph)
         self.dtypes: dict[str, str] = {}
