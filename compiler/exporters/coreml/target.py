@@ -60,7 +60,7 @@ def find_target(name: str) -> Target:
         UnknownTarget: the name is unknown or older than ML programs (iOS15); the message lists the names.
         ExtraMissing: coremltools is not installed.
     """
-    known = _known_targets()
+    known = known_targets()
     if name not in known:
         raise UnknownTarget(
             f"Core ML has no deployment target {name!r}; ML programs run on {', '.join(known)}.",
@@ -70,7 +70,8 @@ def find_target(name: str) -> Target:
 
 
 @cache
-def _known_targets() -> dict[str, Target]:
+def known_targets() -> dict[str, Target]:
+    """By every name, iOS and macOS alike, the releases that run ML programs, oldest first."""
     ct = load_coremltools()
     first = int(ct.target.iOS15.value)
     targets: dict[str, Target] = {}
