@@ -126,6 +126,10 @@ def _finish(op: Operation, result: Result) -> dict[str, Value]:
     results = result if isinstance(result, tuple) else (result,)
     if len(results) < len(op.outputs):
         raise ValueError(f"yields {len(results)} outputs, the program declares {len(op.outputs)}")
+    if (
+        op.type == "classify"
+    ):  # a name and a dictionary, which are no tensors in MIL: arrays of names and of scores here
+        return {o.name: r for o, r in zip(op.outputs, results, strict=False)}
     return {o.name: _as_declared(o, r) for o, r in zip(op.outputs, results, strict=False)}
 
 

@@ -190,6 +190,18 @@ def static_shape(value: ir.Value) -> tuple[int, ...]:
     return tuple(int(d) for d in value.shape)  # type: ignore[arg-type]
 
 
+def known_shape(value: ir.Value) -> tuple[int | None, ...]:
+    """The value's shape with None for axes that are flexible. Raises Unsupported if not even the rank is known."""
+    if value.shape is None:
+        raise Unsupported(f"the rank of {value.name!r} is not known", "Import the model with fixed input shapes.")
+    return tuple(d if isinstance(d, int) else None for d in value.shape)
+
+
+def is_fixed(sizes: Sequence[Any]) -> bool:
+    """Whether every size of a variable's shape is a number; the others are symbols of flexible axes."""
+    return all(isinstance(size, (int, np.integer)) for size in sizes)
+
+
 def output_shape(node: ir.Node, index: int = 0) -> tuple[int, ...]:
     return static_shape(node.outputs[index])
 

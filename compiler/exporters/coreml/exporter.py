@@ -57,6 +57,8 @@ class CoreMLExporter:
 
 
 def _settled(model: ir.Model, options: ExportOptions) -> Built:
+    if options.interface.flexible:  # decompositions compute with the sizes that the model has: they hold for no others
+        return build(model, options)
     return settle(model, lambda attempt: build(attempt, options))
 
 

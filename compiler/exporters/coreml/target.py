@@ -6,6 +6,8 @@ import contextlib
 import io
 import logging
 import warnings
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -81,3 +83,16 @@ def known_targets() -> dict[str, Target]:
         if int(member.value) >= first and name.startswith(("iOS", "macOS")) and release.isdigit():
             targets[name] = Target(member.name, int(release), int(member.value))
     return targets
+
+
+@contextlib.contextmanager
+def fresh_builder_names() -> Iterator[Any]:
+    """The MIL builder numbers its names in a process-wide table: an empty one makes every build name things alike."""
+    from coremltools.converters.mil.mil import Builder
+
+    before = Builder.name_count
+    Builder.name_count = defaultdict(int)
+    try:
+        yield Builder
+    finally:
+        Builder.name_count = before

@@ -2,6 +2,7 @@
 
 from runtimes.coreml_reference.ops import (  # noqa: F401
     activation,
+    classification,
     compression,
     convolution,
     elementwise,

@@ -84,7 +84,7 @@ def _image(spec: Any) -> None:
         (_escape, "leaves"),
         (_offset, "leaves the file"),
         (_metadata, "not JSON"),
-        (_image, "imageType"),
+        (_image, "colour space 0"),
     ],
 )
 def test_a_bad_program_is_refused(tmp_path: Path, damage: Callable[[Any], None], text: str) -> None:
