@@ -78,6 +78,14 @@ def lowering_gate(artifact: str, precision: Precision, parity: Parity, half: boo
     return Gate("parity", artifact, ok, parity.relative_error, limit, reason)
 
 
+def sizes_gate(artifact: str, precision: Precision, found: tuple[float, str], half: bool = False) -> Gate:
+    """An artifact of flexible sizes computes what its hub does at the ends of what it takes. Integers have no gate but to run."""
+    if precision.weights_only:
+        precision = Precision.FP16 if half else Precision.FP32
+    limit = LOWERING_TOLERANCE.get(precision, 1.0)
+    return Gate("sizes", artifact, found[0] <= limit, found[0], limit, found[1])
+
+
 def accuracy_gate(artifact: str, flips: Flips, max_drop_points: float) -> Gate:
     """Fails when more is lost than allowed, unless the paired flips cannot be told from chance (McNemar's test)."""
     drop = flips.drop_points

@@ -233,6 +233,30 @@ def test_compressed_weights_are_the_same_numbers_in_every_format(request_: Build
     assert set(report.schemes) == {"palettized4", "sparse-int8"}
 
 
+def test_core_ml_takes_pictures_of_several_sizes_and_answers_by_class(request_: BuildRequest, tmp_path: Path) -> None:
+    """Random pixels where there is no data: every artifact is verified on what pictures can be, and at both ends of the sizes."""
+    from compiler.pipeline import build
+
+    declaration = 'kind = "image"\nwidth = 8\nheight = 8\nmean = [0.5]\nstd = [0.25]\n'
+    (tmp_path / "pictures.toml").write_text(declaration)
+    asked = replace(
+        request_,
+        name="free",
+        calibration=None,
+        preprocess=tmp_path / "pictures.toml",
+        precisions=(Precision.FP32, Precision.FP16),
+        formats=(Format.COREML,),
+        labels=("a", "b", "c", "d"),
+        coreml=("images=true", "classifier=true", "flexible.image=1x3x8..20x8..20"),
+        output=tmp_path / "out",
+    )
+    report = build(asked)
+    assert report.ok, [g for g in report.gates if not g.ok]
+    assert [g.name for g in report.gates].count("sizes") == 2
+    model = (tmp_path / "out" / "free-fp32.mlpackage" / "Data/com.apple.CoreML/model.mlmodel").read_bytes()
+    assert b"classLabel_probs" in model and b"edgewright.images" in model
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [(("compute",), "no KEY=VALUE"), (("compute=fp64",), "compute"), (("colour=red",), "colour"), (("flexible.x=3..1",), "range")],

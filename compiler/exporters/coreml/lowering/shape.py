@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from compiler.exporters.coreml.context import (
@@ -55,18 +54,12 @@ def reshape(ctx: Context, node: ir.Node) -> None:
         axes = ctx.ints(node, 1) or [axis for axis, size in enumerate(x.shape) if size == 1]
         ctx.set(node.outputs[0], operation(x=x, axes=axes, name=ctx.name(node)))
     else:
-        ctx.set(node.outputs[0], ctx.mb.reshape(x=x, shape=_open_shape(x, shape), name=ctx.name(node)))
+        ctx.set(node.outputs[0], ctx.mb.reshape(x=x, shape=_open_shape(shape), name=ctx.name(node)))
 
 
-def _open_shape(x: Var, shape: tuple[int | None, ...]) -> list[int]:
-    """``shape`` with -1 for the one size that follows from the others, for an ``x`` with flexible axes.
-
-    A source that was traced with a batch of one states that one where it means the batch: axis 0 is set free where everything
-    else stays what it is.
-    """
+def _open_shape(shape: tuple[int | None, ...]) -> list[int]:
+    """``shape`` with -1 for the one size that follows from the others, for an input with flexible axes."""
     free = [axis for axis, size in enumerate(shape) if size is None]
-    if not free and is_fixed(x.shape[1:]) and math.prod(x.shape[1:]) == math.prod(shape[1:]):  # type: ignore[arg-type]
-        free = [0]
     if len(free) != 1:
         shown = "x".join("?" if d is None else str(d) for d in shape)
         reason = (
