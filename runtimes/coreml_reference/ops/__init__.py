@@ -5,6 +5,7 @@ from runtimes.coreml_reference.ops import (  # noqa: F401
     classification,
     compression,
     convolution,
+    detection,
     elementwise,
     indexing,
     layout,
@@ -14,5 +15,6 @@ from runtimes.coreml_reference.ops import (  # noqa: F401
     recurrent,
     reduction,
     resizing,
+    sampling,
     tensors,
 )
