@@ -10,12 +10,14 @@ import numpy as np
 import onnx_ir as ir
 
 from compiler.exporters.base import CoreMLInterface
+from compiler.gates import lowering_gate
 from compiler.hub import Imported
 from compiler.hub_session import open_hub
 from compiler.hubfacts import hub_inputs, index_limit, output_scales, quantized_range
 from compiler.progress import Progress
 from compiler.request import Data
 from compiler.stages import Exported, Shaped
+from compiler.verification.diverging import first_diverging
 from compiler.verification.metrics import StepAgreement, parity, step_agreement
 from compiler.verification.sizes import check_sizes
 from compiler.verification.verify import Truth, Verified, verify_artifact
@@ -39,6 +41,7 @@ class Checked:
     """What verification found: the truth, each artifact's evidence, and how far int8 artifacts are apart.
 
     ``sizes``: by artifact with flexible sizes, the largest error at the ends of what it takes, and a sentence that says where.
+    ``diverging``: by Core ML artifact that does not compute what its hub does, the first tensor that parts from it.
     """
 
     truth: Truth
@@ -47,6 +50,7 @@ class Checked:
     lowering: tuple[Verified, ...]
     agreement: tuple[StepAgreement, ...]
     sizes: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+    diverging: Mapping[str, str] = field(default_factory=dict)
 
 
 def verify_all(
@@ -61,15 +65,28 @@ def verify_all(
     truth, kind = _truth(imported, data, shaped.floating)
     hubs = _hub_truths(truth, shaped, [item.variant.precision for item in exported])
     verified, lowering = [], []
+    diverging: dict[str, str] = {}
     with progress.stage("verify", len(exported)) as advance:
         for done, item in enumerate(exported, 1):
             found = _verify(item, truth)
             verified.append(found)
             ordered = {n: found.execution.outputs[n] for n in truth.outputs}
             lowering.append(replace(found, parity=parity(ordered, hubs[item.variant.precision])))
+            diverging |= _diverging(item, shaped, truth, lowering[-1])
             advance(done)
     pairs = _agreements(exported, verified, shaped)
-    return Checked(truth, kind, tuple(verified), tuple(lowering), pairs, _sizes(exported, shaped, interface))
+    return Checked(truth, kind, tuple(verified), tuple(lowering), pairs, _sizes(exported, shaped, interface), diverging)
+
+
+def _diverging(item: Exported, shaped: Shaped, truth: Truth, lowered: Verified) -> dict[str, str]:
+    """Where a Core ML artifact that fails its parity gate first leaves its hub, by its name; empty for others."""
+    variant, name = item.variant, item.result.path.name
+    gate = lowering_gate(name, variant.precision, lowered.parity, variant.half)
+    if gate is None or gate.ok or variant.format is not Format.COREML:
+        return {}
+    feeds = {key: array[: truth.batch or 1] if array.ndim else array for key, array in truth.feeds.items()}
+    first = first_diverging(item.result.path, shaped.model(variant.precision), feeds, gate.limit)
+    return {name: f"First of all, {first}." if first else "Each tensor of the first sample is within it."}
 
 
 def _sizes(

@@ -160,10 +160,13 @@ def _gates(
     checked: Checked,
 ) -> tuple[Gate, ...]:
     budgets = strictest(variant, plan.profiles)
+    lowered = lowering_gate(name, variant.precision, low.parity, variant.half)
+    if lowered is not None and name in checked.diverging:
+        lowered = replace(lowered, reason=f"{lowered.reason} {checked.diverging[name]}")
     gates: list[Gate | None] = [
         finite_gate(name, found.parity),
         invariants_gate(name, found.execution.outputs, checked.truth.outputs),
-        lowering_gate(name, variant.precision, low.parity, variant.half),
+        lowered,
     ]
     if name in checked.sizes:
         gates.append(sizes_gate(name, variant.precision, checked.sizes[name], variant.half))
