@@ -10,6 +10,7 @@ import numpy as np
 
 from compiler.errors import Refusal
 from compiler.exporters.base import ExportOptions, Pixels
+from compiler.exporters.coreml.attention import SINCE, Attention, find_attentions, lower_attention
 from compiler.exporters.coreml.context import (
     Context,
     Unsupported,
@@ -23,6 +24,7 @@ from compiler.exporters.coreml.context import (
 from compiler.exporters.coreml.flexible import Sizes, free_axes
 from compiler.exporters.coreml.interface import Classifier, find_classifier, picture_shape, unpack_picture
 from compiler.exporters.coreml.lowering import LOWERINGS
+from compiler.exporters.coreml.lowering.table import Lowering
 from compiler.exporters.coreml.target import Target, Var, find_target, fresh_builder_names, load_coremltools
 from compiler.exporters.half_precision import FLOAT16_MAX, HalfPrecision
 from compiler.quantization.palettes import read_palettes
@@ -97,6 +99,9 @@ class _Build:
         self.dtypes: dict[str, str] = {}
         self.tainted: set[ir.Value] = set()  # refused, or computed from what was refused
         self.interface = options.interface
+        self.attentions = find_attentions(model.graph) if target.version >= SINCE else {}
+        self.inside = {node for attention in self.attentions.values() for node in attention.inner}
+        self.computes: dict[ir.Node, str] = {}  # of nodes inside an attention
         self.symbols: dict[str, Any] = {}  # of flexible axes, by their names in the hub
 
     def _constant(self, value: ir.Value) -> Array | None:
@@ -212,8 +217,26 @@ class _Build:
         for output in needed:
             _checked_shape(output, bool(self.interface.flexible))
         self.ctx.compute = self._compute_type(node)
+        if node in self.inside:
+            self.computes[node] = self.ctx.compute
+            return
+        if node in self.attentions:
+            lowering = self._attention(self.attentions[node], lowering)
         lowering(self.ctx, node)
         self._check_results(needed)
+
+    def _attention(self, attention: Attention, alone: Lowering) -> Lowering:
+        """One operation, if all that it stands for computes in one type; else the nodes as they are, this one ``alone``."""
+        compute = self.ctx.compute
+        if {self.computes[node] for node in attention.inner} == {compute}:
+            return lambda ctx, node: lower_attention(ctx, node, attention)
+        for node in attention.inner:
+            self.ctx.compute = self.computes[node]
+            lowering = LOWERINGS.find(node.op_type, self.opset)
+            assert lowering is not None  # found before, when the node was left for later
+            lowering(self.ctx, node)
+        self.ctx.compute = compute
+        return alone
 
     def _compute_type(self, node: ir.Node) -> str:
         return self.precision.compute_type(node) if self.half else "fp32"

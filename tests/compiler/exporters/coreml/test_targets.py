@@ -14,6 +14,7 @@ from compiler.errors import UnsupportedModel
 from compiler.exporters.base import ExportOptions
 from compiler.exporters.coreml import EXPORTER
 from compiler.exporters.coreml.target import find_target, known_targets
+from compiler.hub import KEEP_FLOAT32
 from profiles.schema import Precision
 from runtimes.coreml_reference.session import open_package
 from runtimes.session import Array
@@ -186,3 +187,59 @@ def test_int8_from_ios17_on_and_refused_before(target: str, tmp_path: Path) -> N
     feeds = random_feeds(model)
     with open_package(EXPORTER.export(model, tmp_path / "x.mlpackage", options).path) as session:
         assert relative_error(session.run(feeds), reference(model, feeds)) < 1e-5
+
+
+# --- attention as one operation, since iOS18
+
+ATTENTION = """
+net (float[1, 2, 5, 4] q, float[1, 2, 4, 6] k, float[1, 2, 6, 3] v, float[1, 1, 5, 6] m) => (float[1, 2, 5, 3] y) {
+  %s
+}
+"""
+PRODUCT, SOFTMAX, END = "s = MatMul (q, k)", "p = Softmax (t)", "y = MatMul (p, v)"
+FUSED = {
+    "scaled after": [PRODUCT, "t = Mul (s, half)", SOFTMAX, END],
+    "divided after": [PRODUCT, "t = Div (s, two)", SOFTMAX, END],
+    "masked": [PRODUCT, "u = Mul (half, s)", "t = Add (m, u)", SOFTMAX, END],
+    "scaled before": ["a = Mul (q, root)", "b = Mul (k, root)", "s = MatMul (a, b)", "t = Add (s, m)", SOFTMAX, END],
+}
+LEFT = {
+    "another scale": [PRODUCT, "t = Mul (s, two)", SOFTMAX, END],
+    "another axis": [PRODUCT, "t = Mul (s, half)", "p = Softmax <axis = 2> (t)", END],
+    "read elsewhere": [
+        PRODUCT,
+        "t = Mul (s, half)",
+        SOFTMAX,
+        "o = MatMul (p, v)",
+        "z = ReduceSum (p)",
+        "y = Add (o, z)",
+    ],
+}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("target", ["iOS17", "iOS18"])
+@pytest.mark.parametrize("name", [*FUSED, *LEFT])
+def test_attention_is_one_operation_where_it_means_the_same(
+    name: str, target: str, precision: str, tmp_path: Path
+) -> None:
+    numbers = {"half": np.float32(0.5), "two": np.float32(2), "root": np.float32(0.5**0.5)}
+    model = hub(parse(ATTENTION % "\n".join((FUSED | LEFT)[name]), **numbers))
+    feeds = random_feeds(model)
+    path = EXPORTER.export(model, tmp_path / "x.mlpackage", ExportOptions(Precision(precision), target)).path
+    with open_package(path) as session:
+        kinds = [step.op_type for step in session.trace(feeds)]
+        error = relative_error(session.run(feeds), reference(model, feeds))
+    assert error < (1e-5 if precision == "fp32" else 2e-3)
+    assert ("scaled_dot_product_attention" in kinds) == (target == "iOS18" and name in FUSED)
+    assert ("softmax" in kinds) != ("scaled_dot_product_attention" in kinds)
+
+
+def test_attention_that_float16_would_lose_in_part_is_not_fused(tmp_path: Path) -> None:
+    model = hub(parse(ATTENTION % "\n".join(FUSED["masked"]), half=np.float32(0.5)))
+    next(node for node in model.graph if node.op_type == "Add").metadata_props[KEEP_FLOAT32] = "the data says so"
+    feeds = random_feeds(model)
+    path = EXPORTER.export(model, tmp_path / "x.mlpackage", ExportOptions(Precision.FP16, "iOS18")).path
+    with open_package(path) as session:
+        assert "softmax" in [step.op_type for step in session.trace(feeds)]
+        assert relative_error(session.run(feeds), reference(model, feeds)) < 2e-3
