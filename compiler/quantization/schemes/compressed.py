@@ -20,13 +20,14 @@ from compiler.quantization.engine import Quantized
 from compiler.quantization.palettes import Palette, palettized, sparsified, write_palettes
 from compiler.quantization.perform import perform
 from compiler.quantization.plan import QuantizeOptions
-from compiler.quantization.schemes.weights import LargeWeight, int8_weights, large_weights
+from compiler.quantization.schemes.weights import FEWEST_PER_CHANNEL, LargeWeight, int8_weights, large_weights
 from compiler.quantization.spec import NodeDecision, NodePrecision, QuantizationSpec
 from compiler.quantization.structure import name_of, value_name
 from runtimes.session import Array
 
 # A table may take a quarter of what the entries would as floats, else indices save nothing worth their loss.
 TABLE_SHARE: Final = 4
+BITS_OF_FEW: Final = 6
 
 
 def _compressed(
@@ -45,8 +46,8 @@ def _compressed(
         tensor = value_name(value)
         if name in options.keep_float:
             reason = "kept in float by request"
-        elif (palette := _palette(weight, options, bits, sparse)) is None:
-            reason = f"{weight.array.size} weights are too few for a table of {1 << (bits or 0)}"
+        elif isinstance(palette := _palette(weight, options, bits, sparse), str):
+            reason = palette
         else:
             if tensor not in arrays:
                 palettes[tensor], arrays[tensor] = palette, _values(weight.array, palette, options)
@@ -57,18 +58,24 @@ def _compressed(
     return Quantized(_written(perform(model, spec), arrays, palettes), spec, Calibration({}, "none", 0, ""))
 
 
-def _palette(weight: LargeWeight, options: QuantizeOptions, bits: int | None, sparse: bool) -> Palette | None:
-    """The palette to use: as many tables as asked where the channels divide into them, else one; None where none pays."""
+def _palette(weight: LargeWeight, options: QuantizeOptions, bits: int | None, sparse: bool) -> Palette | str:
+    """The palette to use, or why there is none: as many tables as asked where the channels divide into them, else one.
+
+    A channel of few weights (depthwise convolutions) has nothing to average its errors over: it loses none, and gets BITS_OF_FEW.
+    """
+    size = weight.array.size
+    channels = weight.array.shape[weight.axis] if weight.axis is not None else 1
+    few = size // channels < FEWEST_PER_CHANNEL
     if bits is None:
-        return Palette(None, sparse=True)
-    size, entries = weight.array.size, 1 << bits
+        return f"{size // channels} weights per channel are too few to lose any" if few else Palette(None, sparse=True)
+    bits, sparse = (max(bits, BITS_OF_FEW), False) if few else (bits, sparse)
+    entries = 1 << bits
     if entries * TABLE_SHARE > size:
-        return None
-    int8 = options.compression.int8_table
+        return f"{size} weights are too few for a table of {entries}"
     groups = _groups(weight, options.compression.palette_group)
     if groups * entries * TABLE_SHARE > size:
         groups = 1
-    return Palette(bits, weight.axis if groups > 1 else None, groups, sparse, int8)
+    return Palette(bits, weight.axis if groups > 1 else None, groups, sparse, options.compression.int8_table)
 
 
 def _groups(weight: LargeWeight, wanted: int | None) -> int:

@@ -96,6 +96,20 @@ def test_reasons_and_provenance_are_written_down(net: ir.Model) -> None:
     assert {d.reason for d in eight.nodes.values()} >= {"680 weights are too few for a table of 256"}
 
 
+def test_channels_of_few_weights_keep_more() -> None:
+    """Depthwise: nine weights per channel lose none to sparsity and take six bits at least."""
+    rng = np.random.default_rng(0)
+    text = "net (float[1, 64, 8, 8] x) => (float[1, 64, 6, 6] y) { y = Conv <group = 64> (x, w) }"
+    model = hub(parse(text, w=rng.standard_normal((64, 1, 3, 3)).astype(np.float32)))
+
+    def reason(precision: Precision) -> str:
+        return next(iter(quantize_as(model, None, precision).spec.nodes.values())).reason
+
+    assert reason(Precision.SPARSE) == "9 weights per channel are too few to lose any"
+    assert reason(Precision.PALETTIZED2).startswith("1 table(s) of 64: ")
+    assert reason(Precision.SPARSE_PALETTIZED4).startswith("1 table(s) of 64: ")
+
+
 def test_the_source_model_is_left_alone(net: ir.Model) -> None:
     before = net.graph.initializers["w"].const_value
     assert before is not None
