@@ -5,8 +5,8 @@ every weight is rounded by at most 2**-11, to first order the roundings along th
 about one, hence 2 * depth * 2**-11 with the depth in convolutions and products. Nodes that calibration shows float16 to lose are
 float32, as in a build.
 
-INT8: the share of the package's outputs (reference evaluator) within one step of the same QDQ model in onnxruntime: its nodes one by
-one, which is what the model says, and its integer kernels, which round products and sums in their own ways.
+INT8: the share of the package's outputs (reference evaluator) within one step of the same QDQ model in onnxruntime: its nodes one
+by one, which is what the model says, and its integer kernels, which round products and sums in their own ways.
 """
 
 from __future__ import annotations

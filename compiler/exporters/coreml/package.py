@@ -87,6 +87,7 @@ def _describe(specification: Any, built: Built, metadata: Mapping[str, str]) -> 
         "description": "shortDescription",
         "short_description": "shortDescription",
         "license": "license",
+        "licence": "license",
     }
     for key, value in sorted(metadata.items()):
         if key in fields:
