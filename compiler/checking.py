@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
 
-from compiler.calibration.dataset import Dataset
+from compiler.exporters.base import CoreMLInterface
+from compiler.gates import lowering_gate
 from compiler.hub import Imported
 from compiler.hub_session import open_hub
 from compiler.hubfacts import hub_inputs, index_limit, output_scales, quantized_range
 from compiler.progress import Progress
 from compiler.request import Data
 from compiler.stages import Exported, Shaped
+from compiler.verification.diverging import first_diverging
 from compiler.verification.metrics import StepAgreement, parity, step_agreement
+from compiler.verification.sizes import check_sizes
 from compiler.verification.verify import Truth, Verified, verify_artifact
 from profiles.schema import Format, Precision
 from runtimes.errors import ChildFailed, RuntimeFailure
+from runtimes.preprocess import ImageInput, prepare_pixels
 from runtimes.session import Array, TensorSpec, run_dataset
 
 # LiteRT's 16x8 kernels keep 15 bits of every multiplier (MultiplyByQuantizedMultiplier for int64 in kernels/internal/common.h), so
@@ -34,31 +38,68 @@ QUANTIZED_RANDOM_SAMPLES = (
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What verification found: the truth, each artifact's evidence, and how far int8 artifacts are apart."""
+    """What verification found: the truth, each artifact's evidence, and how far int8 artifacts are apart.
+
+    ``sizes``: by artifact with flexible sizes, the largest error at the ends of what it takes, and a sentence that says where.
+    ``diverging``: by Core ML artifact that does not compute what its hub does, the first tensor that parts from it.
+    """
 
     truth: Truth
     truth_kind: str
     verified: tuple[Verified, ...]
     lowering: tuple[Verified, ...]
     agreement: tuple[StepAgreement, ...]
+    sizes: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+    diverging: Mapping[str, str] = field(default_factory=dict)
 
 
 def verify_all(
-    exported: Sequence[Exported], shaped: Shaped, imported: Imported, data: Data, progress: Progress
+    exported: Sequence[Exported],
+    shaped: Shaped,
+    imported: Imported,
+    data: Data,
+    progress: Progress,
+    interface: CoreMLInterface | None = None,
 ) -> Checked:
     """Execute every artifact on its runtime, in a child process each, against the source's outputs."""
-    truth, kind = _truth(imported, data.evaluation, shaped.floating)
+    truth, kind = _truth(imported, data, shaped.floating)
     hubs = _hub_truths(truth, shaped, [item.variant.precision for item in exported])
     verified, lowering = [], []
+    diverging: dict[str, str] = {}
     with progress.stage("verify", len(exported)) as advance:
         for done, item in enumerate(exported, 1):
             found = _verify(item, truth)
             verified.append(found)
             ordered = {n: found.execution.outputs[n] for n in truth.outputs}
             lowering.append(replace(found, parity=parity(ordered, hubs[item.variant.precision])))
+            diverging |= _diverging(item, shaped, truth, lowering[-1])
             advance(done)
     pairs = _agreements(exported, verified, shaped)
-    return Checked(truth, kind, tuple(verified), tuple(lowering), pairs)
+    return Checked(truth, kind, tuple(verified), tuple(lowering), pairs, _sizes(exported, shaped, interface), diverging)
+
+
+def _diverging(item: Exported, shaped: Shaped, truth: Truth, lowered: Verified) -> dict[str, str]:
+    """Where a Core ML artifact that fails its parity gate first leaves its hub, by its name; empty for others."""
+    variant, name = item.variant, item.result.path.name
+    gate = lowering_gate(name, variant.precision, lowered.parity, variant.half)
+    if gate is None or gate.ok or variant.format is not Format.COREML:
+        return {}
+    feeds = {key: array[: truth.batch or 1] if array.ndim else array for key, array in truth.feeds.items()}
+    first = first_diverging(item.result.path, shaped.model(variant.precision), feeds, gate.limit)
+    return {name: f"First of all, {first}." if first else "Each tensor of the first sample is within it."}
+
+
+def _sizes(
+    exported: Sequence[Exported], shaped: Shaped, interface: CoreMLInterface | None
+) -> dict[str, tuple[float, str]]:
+    """Each Core ML artifact at the ends of its flexible sizes, against the hub that it was lowered from."""
+    if interface is None or not interface.flexible:
+        return {}
+    flexible = [item for item in exported if item.variant.format is Format.COREML]
+    return {
+        item.result.path.name: check_sizes(item.result.path, shaped.model(item.variant.precision), interface)
+        for item in flexible
+    }
 
 
 def _verify(item: Exported, truth: Truth) -> Verified:
@@ -72,8 +113,8 @@ def _verify(item: Exported, truth: Truth) -> Verified:
         ) from error
 
 
-def _truth(imported: Imported, evaluation: Dataset | None, hub: ir.Model) -> tuple[Truth, str]:
-    batch = _batch(hub)
+def _truth(imported: Imported, data: Data, hub: ir.Model) -> tuple[Truth, str]:
+    batch, evaluation = _batch(hub), data.evaluation
     if evaluation is None:
         ranges = {spec.name: quantized_range(imported.model, spec.name) for spec in hub_inputs(hub)}
         samples = QUANTIZED_RANDOM_SAMPLES if any(ranges.values()) else RANDOM_SAMPLES
@@ -81,11 +122,14 @@ def _truth(imported: Imported, evaluation: Dataset | None, hub: ir.Model) -> tup
             spec.name: _random(spec, samples, index_limit(hub, spec.name), ranges[spec.name])
             for spec in hub_inputs(hub)
         }
-        return Truth(feeds, run_dataset(imported.reference, feeds, batch), None), f"{samples} random samples (seed 0)"
+        pictures = {name: one for name, one in data.preprocessing.items() if isinstance(one, ImageInput)}
+        feeds |= {name: _random_pictures(one, samples) for name, one in pictures.items() if name in feeds}
+        outputs = run_dataset(imported.reference, feeds, batch)
+        return Truth(feeds, outputs, None, batch), f"{samples} random samples (seed 0)"
     feeds = {name: array[:EVALUATION_LIMIT] for name, array in evaluation.feeds.items()}
     labels = evaluation.labels[:EVALUATION_LIMIT] if evaluation.labels is not None else None
     outputs = run_dataset(imported.reference, feeds, batch)
-    return Truth(feeds, outputs, labels), f"{len(next(iter(feeds.values())))} samples of the given data"
+    return Truth(feeds, outputs, labels, batch), f"{len(next(iter(feeds.values())))} samples of the given data"
 
 
 def _batch(hub: ir.Model) -> int | None:
@@ -105,15 +149,22 @@ def _random(spec: TensorSpec, samples: int, limit: int, within: tuple[float, flo
     return rng.integers(0, limit, size).astype(spec.dtype)
 
 
+def _random_pictures(declared: ImageInput, samples: int) -> Array:
+    """What the declaration makes of random pixels: an artifact may take the pixels themselves."""
+    shape = (samples, declared.height, declared.width, declared.channels)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    return np.concatenate([prepare_pixels(declared, one) for one in pixels])
+
+
 def _hub_truths(truth: Truth, shaped: Shaped, precisions: Sequence[Precision]) -> dict[Precision, dict[str, Array]]:
     """Per precision, the outputs of the model that its artifacts were lowered from.
 
-    That is the float hub, pruned where asked, and the quantized hub where only weights were quantized: such an artifact computes
-    in float32 what that hub computes. With integer activations the rounding is the kernels' own.
+    That is the float hub, pruned where asked, and the quantized hub where only weights were compressed: such an artifact computes
+    in float what that hub computes. With integer activations the rounding is the kernels' own.
     """
     floating = _run_hub(shaped.floating, truth) if shaped.prune else truth.outputs
     outputs = dict.fromkeys(precisions, floating)
-    for precision in {Precision.INT8_WEIGHTS, Precision.INT4_WEIGHTS} & outputs.keys():
+    for precision in (p for p in outputs if p.weights_only):
         outputs[precision] = _run_hub(shaped.quantized[precision], truth)
     return outputs
 

@@ -19,6 +19,7 @@ from compiler.gates import (
     invariants_gate,
     lowering_gate,
     size_gate,
+    sizes_gate,
     sqnr_gate,
 )
 from compiler.hostinfo import host_info
@@ -36,6 +37,7 @@ from compiler.variants import Variant, strictest
 from compiler.verification.metrics import accuracy
 from compiler.verification.verify import Verified
 from runtimes.artifact.files import sha256_tree, size_tree
+from runtimes.preprocess import ImageInput
 
 
 def conclude(
@@ -165,11 +167,16 @@ def _gates(
     checked: Checked,
 ) -> tuple[Gate, ...]:
     budgets = strictest(variant, plan.profiles)
+    lowered = lowering_gate(name, variant.precision, low.parity, variant.half)
+    if lowered is not None and name in checked.diverging:
+        lowered = replace(lowered, reason=f"{lowered.reason} {checked.diverging[name]}")
     gates: list[Gate | None] = [
         finite_gate(name, found.parity),
         invariants_gate(name, found.execution.outputs, checked.truth.outputs),
-        lowering_gate(name, variant.precision, low.parity),
+        lowered,
     ]
+    if name in checked.sizes:
+        gates.append(sizes_gate(name, variant.precision, checked.sizes[name], variant.half))
     drop = request.max_drop if request.max_drop is not None else budgets.max_drop_points
     if found.flips is not None and drop is not None:
         gates.append(accuracy_gate(name, found.flips, drop))
@@ -212,6 +219,12 @@ def _warnings(request: BuildRequest, plan: Plan, data: Data) -> tuple[str, ...]:
         warnings.append("Nothing but random inputs was compared: give --evaluate DATA to measure accuracy.")
     elif data.evaluation.labels is None:
         warnings.append("The evaluation data has no labels: accuracy was not measured.")
+    if plan.coreml.images and not any(isinstance(one, ImageInput) for one in plan.preprocessing.values()):
+        warnings.append("Core ML images=true has no effect: no input has a picture preprocessing (--preprocess).")
+    if plan.coreml.classifier and not plan.labels:
+        warnings.append(
+            "Core ML classifier=true has no effect: there are no labels (--labels, or folders of pictures)."
+        )
     if data.calibration is not None:
         warnings += data.calibration.warnings
     return tuple(warnings)

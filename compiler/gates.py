@@ -14,13 +14,8 @@ from runtimes.session import Array
 
 # Largest error relative to the output's range that lowering alone may cause. float32: accumulation order only. float16: 2**-11
 # relative rounding per operation; 1e-2 leaves room for some tens of layers (0.1 % to 1 % was measured on eight nets). Artifacts
-# with integer weights alone compute in float32 and are held against their own quantized hub.
-LOWERING_TOLERANCE = {
-    Precision.FP32: 1e-4,
-    Precision.FP16: 1e-2,
-    Precision.INT8_WEIGHTS: 1e-4,
-    Precision.INT4_WEIGHTS: 1e-4,
-}
+# whose weights alone are compressed compute in one of the two and are held against their own quantized hub.
+LOWERING_TOLERANCE = {Precision.FP32: 1e-4, Precision.FP16: 1e-2}
 MIN_SHARE_WITHIN_TWO_STEPS = 0.99
 SHARES_SUM = 0.01  # float16 shares are off by a few 2**-11 each
 SIGNIFICANCE = 0.05
@@ -68,14 +63,27 @@ def _are_shares(values: Array) -> bool:
     return bool(np.abs(values.astype(np.float64).sum(axis=-1) - 1).max(initial=0) < 1e-3)
 
 
-def lowering_gate(artifact: str, precision: Precision, parity: Parity) -> Gate | None:
-    """What computes in float must compute what its hub computes. What computes in integers is held by agreement and accuracy."""
+def lowering_gate(artifact: str, precision: Precision, parity: Parity, half: bool = False) -> Gate | None:
+    """What computes in float must compute what its hub computes. What computes in integers is held by agreement and accuracy.
+
+    ``half``: whether an artifact whose weights alone are compressed computes in float16.
+    """
+    if precision.weights_only:
+        precision = Precision.FP16 if half else Precision.FP32
     limit = LOWERING_TOLERANCE.get(precision)
     if limit is None:
         return None
     ok = parity.relative_error <= limit
     reason = f"{parity.worst_tensor!r} is off by {parity.relative_error:.2g} of its range; {limit:g} is allowed."
     return Gate("parity", artifact, ok, parity.relative_error, limit, reason)
+
+
+def sizes_gate(artifact: str, precision: Precision, found: tuple[float, str], half: bool = False) -> Gate:
+    """An artifact of flexible sizes computes what its hub does at the ends of what it takes. Integers have no gate but to run."""
+    if precision.weights_only:
+        precision = Precision.FP16 if half else Precision.FP32
+    limit = LOWERING_TOLERANCE.get(precision, 1.0)
+    return Gate("sizes", artifact, found[0] <= limit, found[0], limit, found[1])
 
 
 def accuracy_gate(artifact: str, flips: Flips, max_drop_points: float) -> Gate:

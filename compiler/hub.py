@@ -23,7 +23,10 @@ The other integer precisions are QDQ models of the same kind; what differs, by p
   - INT8_DYNAMIC: the same hub as INT8_WEIGHTS; the exporter lowers to kernels that quantize activations as they come;
   - INT4_WEIGHTS: as INT8_WEIGHTS with INT4 initializers, zero point 0, and either scale[channels] with ``axis`` or, with
     ``block_size`` along the reduction axis, scale[.., ceil(K / block_size), ..] as ONNX opset 21 has it. Weights that lose
-    too much in four bits stay int8.
+    too much in four bits stay int8;
+  - PALETTIZED*, SPARSE, SPARSE_PALETTIZED*: a float hub whose large weights hold few distinct values per group of channels, or
+    zeros; the model's metadata says which (compiler/quantization/palettes.py);
+  - SPARSE_INT8: as INT8_WEIGHTS, with zeros, and the same metadata.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from compiler.quantization.spec import NodePrecision
 from compiler.quantization.structure import NEVER_FLOAT, analyse
 from compiler.report.schema import Report
 from compiler.request import BuildRequest, Data, Plan, plan_build
-from compiler.stages import cleaned, export_all, export_options, shape
+from compiler.stages import cleaned, coreml_interface, export_all, export_options, shape
 from compiler.variants import Variant
 from profiles.schema import Precision
 from runtimes.artifact.files import storage_error
@@ -72,12 +72,13 @@ def _build_into(scratch: Path, request: BuildRequest, plan: Plan, progress: Prog
     data = _load_data(request, imported)
     if request.io_layout is Layout.NHWC:
         hub, imported, data = _turn(hub, imported, data)
+    plan = replace(plan, labels=plan.labels or data.classes, preprocessing=data.preprocessing)
     _refuse_early(hub, plan)
     shaped = shape(hub, data.calibration, request, plan, cache, scratch, progress)
     result = scratch / "result"
     result.mkdir()
     exported = export_all(shaped, plan, result, cache, scratch, progress)
-    checked = verify_all(exported, shaped, imported, data, progress)
+    checked = verify_all(exported, shaped, imported, data, progress, coreml_interface(plan))
     return conclude(result, request, plan, imported, shaped, data, exported, checked, progress)
 
 
@@ -123,7 +124,7 @@ def _refuse_early(hub: ir.Model, plan: Plan) -> None:
     refusals: list[Refusal] = []
     for fmt in dict.fromkeys(v.format for v in plan.variants):
         variant = next(v for v in plan.variants if v.format is fmt)
-        refusals += EXPORTERS.get(fmt.value).check(hub, export_options(variant, plan.already or Precision.FP32))
+        refusals += EXPORTERS.get(fmt.value).check(hub, export_options(variant, plan, plan.already or Precision.FP32))
     for variant in () if plan.already else plan.variants:
         if variant.integer_io is not None and not variant.float_islands:
             refusals += _float_nodes(hub, variant)

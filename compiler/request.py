@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compiler.errors import DataError, OutputExists
 from compiler.importers.quantized import source_precision
 from compiler.io_layout import Layout
 from compiler.naming import model_name
 from compiler.previous.find import PreviousRelease, find_previous
-from compiler.variants import Variant, plan_variants
+from compiler.quantization.compression import PALETTE_GROUP, Compression
+from compiler.variants import TARGETS_WITHOUT_GROUPS, Variant, coreml_options, plan_variants
 from profiles.catalog import load_profile
-from profiles.schema import Format, IntegerIO, Precision, Profile
+from profiles.schema import CoreMLOptions, Format, IntegerIO, Precision, Profile
 
 if TYPE_CHECKING:
     from compiler.calibration.dataset import Dataset
@@ -31,6 +32,8 @@ class BuildRequest:
     ``io_layout`` NHWC puts the channels of images last; None leaves them as the source has them.
     ``preprocess``: a TOML file that says how pictures or recordings become inputs (runtimes/preprocess.py).
     ``metadata``: KEY=VALUE, written into every artifact; Core ML shows author, license, version and description in their places.
+    ``sparsity``, ``palette_group``, ``palette_table``: of sparse and palettized weights, over the profiles' own.
+    ``coreml``: KEY=VALUE, fields of profiles.schema.CoreMLOptions over the profiles' own.
     ``previous``: where the release before is (compiler/previous/find.py); INT8 keeps its numbers. ``cache_dir`` None turns the
     stage cache off.
     """
@@ -54,6 +57,10 @@ class BuildRequest:
     preprocess: Path | None = None
     metadata: tuple[str, ...] = ()
     previous: str | None = None
+    sparsity: float | None = None
+    palette_group: int | None = None
+    palette_table: str | None = None
+    coreml: tuple[str, ...] = ()
     integer_io: IntegerIO | None = None
     float_islands: bool = False
     io_layout: Layout | None = None
@@ -74,6 +81,9 @@ class Plan:
     already: Precision | None = None  # what the source itself is quantized to
     metadata: Mapping[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] | None = None
+    coreml: CoreMLOptions = field(default_factory=CoreMLOptions)
+    compression: Compression = field(default_factory=Compression)
+    preprocessing: Mapping[str, ImageInput | AudioInput] = field(default_factory=dict)
 
 
 def plan_build(request: BuildRequest) -> Plan:
@@ -87,7 +97,8 @@ def plan_build(request: BuildRequest) -> Plan:
     profiles = tuple(load_profile(name) for name in request.profiles)
     already = source_precision(request.source)
     wanted = (already,) if already and not request.precisions else request.precisions
-    variants = plan_variants(profiles, request.formats, wanted, request.integer_io, request.float_islands)
+    coreml = coreml_overrides(request.coreml)
+    variants = plan_variants(profiles, request.formats, wanted, request.integer_io, request.float_islands, coreml)
     if already:
         _check_quantized_source(request, already, variants)
     elif request.calibration is None:
@@ -104,7 +115,17 @@ def plan_build(request: BuildRequest) -> Plan:
     _check_output(request)
     name = request.name or model_name(request.source)
     previous = find_previous(request.previous, name) if request.previous else None
-    return Plan(name, profiles, variants, previous, already, _metadata(request), request.labels)
+    return Plan(
+        name,
+        profiles,
+        variants,
+        previous,
+        already,
+        _metadata(request),
+        request.labels,
+        coreml_options(profiles, coreml),
+        _compression(request, profiles, variants),
+    )
 
 
 def _check_quantized_source(request: BuildRequest, already: Precision, variants: tuple[Variant, ...]) -> None:
@@ -127,6 +148,36 @@ def _check_quantized_source(request: BuildRequest, already: Precision, variants:
             f"{asked[0]} changes the numbers of a model, and {request.source} is quantized to {already.value} already.",
             remedy="Give the float model, or leave the option out.",
         )
+
+
+def coreml_overrides(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """KEY=VALUE to fields of CoreMLOptions; ``flexible.INPUT=SIZES`` goes to that input. Raises DataError."""
+    fields: dict[str, Any] = {}
+    for text in pairs:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise DataError(f"--coreml {text} is no KEY=VALUE.", remedy="Write for instance --coreml images=true.")
+        family, dot, name = key.strip().partition(".")
+        if family == "flexible" and dot:
+            fields.setdefault("flexible", {})[name] = value
+        else:
+            fields[key.strip()] = value
+    return fields
+
+
+def _compression(request: BuildRequest, profiles: tuple[Profile, ...], variants: tuple[Variant, ...]) -> Compression:
+    """The request's wishes, else the profiles', else what the Core ML targets can store: tables per group came with iOS18."""
+    rules = [profile.quantization for profile in profiles]
+    shares = [request.sparsity] if request.sparsity is not None else [r.sparsity for r in rules]
+    groups = [request.palette_group] if request.palette_group else [r.palette_group for r in rules]
+    tables = [request.palette_table] if request.palette_table else [r.palette_table for r in rules]
+    targets = [v.deployment_target for v in variants if v.format is Format.COREML and v.precision.palette_bits]
+    early = any(target in TARGETS_WITHOUT_GROUPS for target in targets)
+    return Compression(
+        sparsity=min((s for s in shares if s is not None), default=Compression().sparsity),
+        palette_group=min((g for g in groups if g is not None), default=None if early else PALETTE_GROUP),
+        int8_table="int8" in tables,
+    )
 
 
 def _metadata(request: BuildRequest) -> dict[str, str]:

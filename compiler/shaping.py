@@ -148,6 +148,7 @@ def _options(hub: ir.Model, plan: Plan, observer: str | None) -> QuantizeOptions
         per_channel=all(rule.per_channel for rule in rules),
         block_size=min((rule.block_size for rule in rules if rule.block_size), default=None),
         keep_float=tuple(sorted(str(node.name) for node in hub.graph if node.op_type in floating)),
+        compression=plan.compression,
     )
 
 

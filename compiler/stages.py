@@ -16,7 +16,7 @@ from compiler.cache import Cache
 from compiler.calibration.dataset import Dataset
 from compiler.errors import UnsupportedModel
 from compiler.exporters import EXPORTERS
-from compiler.exporters.base import ExportOptions, ExportResult
+from compiler.exporters.base import CoreMLInterface, ExportOptions, ExportResult, Pixels
 from compiler.hubfacts import digest_of
 from compiler.passes import clean_up
 from compiler.passes.serialize import from_bytes, to_bytes
@@ -25,7 +25,8 @@ from compiler.quantization.unquantize import float_twin
 from compiler.request import BuildRequest, Plan
 from compiler.shaping import half_stage, prune_stage, quantize_stage, scheme_stage
 from compiler.variants import Variant
-from profiles.schema import Format, Precision
+from profiles.schema import Format, Precision, parse_sizes
+from runtimes.preprocess import ImageInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +64,34 @@ class Exported:
     result: ExportResult
 
 
-def export_options(
-    variant: Variant, precision: Precision | None = None, metadata: Mapping[str, str] | None = None
-) -> ExportOptions:
+def export_options(variant: Variant, plan: Plan, precision: Precision | None = None) -> ExportOptions:
     """The exporter's options for ``variant``, at its own precision unless another is named."""
     return ExportOptions(
         precision or variant.precision,
         deployment_target=variant.deployment_target,
         integer_io=variant.integer_io if precision is None else None,
         float_islands=variant.float_islands,
-        metadata=metadata or {},
+        half=variant.half,
+        metadata=written_metadata(variant, plan),
+        interface=coreml_interface(plan) if variant.format is Format.COREML else CoreMLInterface(),
     )
+
+
+def coreml_interface(plan: Plan) -> CoreMLInterface:
+    """What apps see of the Core ML packages: what the options ask for, as far as pictures and labels are declared."""
+    pictures = {name: _pixels(one) for name, one in plan.preprocessing.items() if isinstance(one, ImageInput)}
+    return CoreMLInterface(
+        pictures if plan.coreml.images else {},
+        (plan.labels or ()) if plan.coreml.classifier else (),
+        {name: parse_sizes(text) for name, text in plan.coreml.flexible.items()},
+    )
+
+
+def _pixels(declared: ImageInput) -> Pixels:
+    """(pixel * scale - mean) / std as pixel * scale + bias."""
+    mean, std = (tuple(values) * (declared.channels // len(values)) for values in (declared.mean, declared.std))
+    scale = tuple(declared.scale / s for s in std)
+    return Pixels(declared.colour, declared.layout, scale, tuple(-m / s for m, s in zip(mean, std, strict=True)))
 
 
 def cleaned(model: ir.Model, cache: Cache, scratch: Path) -> ir.Model:
@@ -158,7 +176,7 @@ def export_all(
         for done, variant in enumerate(plan.variants, 1):
             model = shaped.model(variant.precision)
             exporter = EXPORTERS.get(variant.format.value)
-            options = export_options(variant, metadata=written_metadata(variant, plan))
+            options = export_options(variant, plan)
             found = exporter.check(model, options)
             refusals += found
             if not found:
@@ -173,7 +191,7 @@ def _export(
     variant: Variant, model: ir.Model, shaped: Shaped, plan: Plan, result: Path, cache: Cache, scratch: Path
 ) -> ExportResult:
     name = variant.file_name(plan.model)
-    options = export_options(variant, metadata=written_metadata(variant, plan))
+    options = export_options(variant, plan)
     digest = shaped.digest(variant.precision)
 
     def produce(folder: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import ValidationError
 
 from compiler.errors import DataError
 from profiles.schema import Budgets, CoreMLOptions, Format, IntegerIO, Precision, Profile
@@ -15,13 +18,20 @@ UNAVAILABLE = {
     (Format.COREML, Precision.INT16X8): "Core ML quantizes activations to 8 bits only; take fp16",
     (Format.COREML, Precision.INT8_DYNAMIC): "Core ML has no kernels that quantize as they run; take int8-weights",
 }
-LEAST_TARGET = {Precision.INT4_WEIGHTS: "iOS18"}  # where iOS17 does not do
+# Where iOS17 does not do: int4, tables per group, and two ways of compression at once.
+LEAST_TARGET = {
+    p: "iOS18" for p in Precision if p in (Precision.INT4_WEIGHTS, Precision.SPARSE_INT8) or p.palette_bits is not None
+}
+TARGETS_WITHOUT_GROUPS = ("iOS15", "iOS16", "iOS17", "macOS12", "macOS13", "macOS14")  # of palettized weights
 RUNTIME = {Format.ONNX: "onnxruntime", Format.TFLITE: "litert", Format.COREML: "coreml"}
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One artifact to make. ``profiles`` is empty when the build names none."""
+    """One artifact to make. ``profiles`` is empty when the build names none.
+
+    ``half``: whether a Core ML artifact whose weights alone are compressed computes in float16.
+    """
 
     format: Format
     precision: Precision
@@ -30,6 +40,7 @@ class Variant:
     deployment_target: str
     integer_io: IntegerIO | None = None
     float_islands: bool = False
+    half: bool = False
 
     def file_name(self, model: str) -> str:
         return f"{model}-{self.precision.value}{SUFFIX[self.format]}"
@@ -41,16 +52,17 @@ def plan_variants(
     precisions: Sequence[Precision],
     integer_io: IntegerIO | None = None,
     float_islands: bool = False,
+    coreml: Mapping[str, Any] | None = None,
 ) -> tuple[Variant, ...]:
     """List the artifacts in the order in which the profiles name them: a device takes the first that it can run.
 
     Without profiles: every format at the default precisions, or what ``formats`` and ``precisions`` name; a format that was not
     named is left out at a precision that it does not have. With profiles these two narrow. ``integer_io`` and ``float_islands``
-    are for TFLite with integer activations and come before the profiles' own.
+    are for TFLite with integer activations, ``coreml`` holds fields of CoreMLOptions; all come before the profiles' own.
 
     Raises:
-        DataError: nothing is left, a format does not have the precision, two profiles want different Core ML deployment
-            targets or integer inputs, or ``integer_io`` has no artifact to apply to.
+        DataError: nothing is left, a format does not have the precision, two profiles want different Core ML options or integer
+            inputs, or ``integer_io`` has no artifact to apply to.
     """
     wanted: dict[tuple[Format, Precision], list[tuple[str, str]]] = {}
     for profile in profiles:
@@ -70,14 +82,16 @@ def plan_variants(
         )
     for pair in kept.keys() & UNAVAILABLE.keys():
         raise DataError(f"There is no {pair[0].value} artifact at {pair[1].value}.", remedy=f"{UNAVAILABLE[pair]}.")
-    deployment = _deployment_target(profiles)
+    options = coreml_options(profiles, coreml or {})
+    chosen = bool(profiles) or "deployment_target" in (coreml or {})
     variants = [
         Variant(
             fmt,
             precision,
             users[0][1] if users else RUNTIME[fmt],
             tuple(name for name, _ in users),
-            deployment or LEAST_TARGET.get(precision, "iOS17"),
+            options.deployment_target if chosen else LEAST_TARGET.get(precision, "iOS17"),
+            half=fmt is Format.COREML and precision.weights_only and options.compute == "fp16",
         )
         for (fmt, precision), users in kept.items()
     ]
@@ -105,15 +119,29 @@ def _with_integer_io(
     return tuple(replace(v, integer_io=io, float_islands=islands) if v in full else v for v in variants)
 
 
-def _deployment_target(profiles: Sequence[Profile]) -> str | None:
-    """What the profiles want; None without profiles, which leaves it to the precision."""
-    targets = {p.coreml.deployment_target for p in profiles if any(t.format is Format.COREML for t in p.targets)}
-    if len(targets) > 1:
+def coreml_options(profiles: Sequence[Profile], overrides: Mapping[str, Any]) -> CoreMLOptions:
+    """What the profiles want of Core ML, with single fields overridden.
+
+    Raises:
+        DataError: a field is unknown or malformed, or two profiles differ in one that is not overridden.
+    """
+    wanted = [p.coreml.model_dump() for p in profiles if any(t.format is Format.COREML for t in p.targets)]
+    merged: dict[str, Any] = {}
+    for field in CoreMLOptions.model_fields:
+        values = [options[field] for options in wanted]
+        if field not in overrides and any(value != values[0] for value in values):
+            raise DataError(
+                f"The profiles want different Core ML options: {field} is {' and '.join(sorted(map(str, values)))}.",
+                remedy=f"Build these profiles one at a time, or choose with --coreml {field}=VALUE.",
+            )
+        merged |= {field: values[0]} if values else {}
+    try:
+        return CoreMLOptions.model_validate(merged | dict(overrides))
+    except ValidationError as error:
+        reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise DataError(
-            f"The profiles want different Core ML deployment targets: {', '.join(sorted(targets))}.",
-            remedy="Build these profiles one at a time.",
-        )
-    return targets.pop() if targets else CoreMLOptions().deployment_target if profiles else None
+            f"The Core ML options cannot be used: {reasons}.", remedy="See docs/coreml.md for --coreml KEY=VALUE."
+        ) from error
 
 
 def strictest(variant: Variant, profiles: Sequence[Profile]) -> Budgets:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from runtimes.coreml_reference.session import Port, read_ports
+from runtimes.coreml_reference.ports import Port, check_ports
+from runtimes.coreml_reference.session import read_ports
 from runtimes.errors import InferenceFailed, ModelLoadError, RuntimeMissing
 from runtimes.session import (
     Array,
@@ -20,7 +21,6 @@ from runtimes.session import (
     SessionBase,
     SessionOptions,
     TensorSpec,
-    check_feeds,
 )
 
 
@@ -46,10 +46,11 @@ class CoreMLSession(SessionBase):
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Raises InputMismatch, InferenceFailed."""
-        check_feeds(self.inputs, feeds)
+        check_ports(self._inputs, feeds)
+        fed = {port.mil_name: _fed(port, feeds[port.spec.name]) for port in self._inputs}
         try:
-            results = self._model.predict({p.mil_name: feeds[p.spec.name] for p in self._inputs})
-            return {p.spec.name: np.array(results[p.mil_name], dtype=p.spec.dtype) for p in self._outputs}
+            results = self._model.predict(fed)
+            return {port.spec.name: _answer(port, results[port.mil_name]) for port in self._outputs}
         except Exception as error:  # the proxy turns every failure of the framework into RuntimeError or its kin
             raise InferenceFailed(
                 f"Core ML failed: {error}.", remedy="Compare with --runtime coreml-reference to find the operation."
@@ -57,6 +58,34 @@ class CoreMLSession(SessionBase):
 
     def close(self) -> None:
         self._model = None
+
+
+def _fed(port: Port, array: Array) -> Any:
+    """What ``predict`` takes: arrays, and pictures as Pillow's. Raises InputMismatch, RuntimeMissing.
+
+    A package of BGR pictures takes RGB ones: the system turns the colours.
+    """
+    if port.picture is None:
+        return array
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise RuntimeMissing("Pictures need Pillow.", remedy="Run pip install 'edgewright[images]'.") from error
+    pixels = port.picture.pixels(array, port.spec.name)
+    if port.picture.colour == "GRAY":
+        return Image.fromarray(np.ascontiguousarray(pixels[:, :, 0]), "L")
+    turned = pixels[:, :, ::-1] if port.picture.colour == "BGR" else pixels
+    return Image.fromarray(np.ascontiguousarray(turned), "RGB")
+
+
+def _answer(port: Port, result: Any) -> Array:
+    """A tensor as it is; a dictionary's scores in the order of the classes; a class's name as one element."""
+    if port.classes:
+        scores = [result[name] for name in port.classes]
+        return np.array(scores, dtype=port.spec.dtype).reshape([d or -1 for d in port.spec.shape])
+    if port.spec.dtype in ("str", "int64") and np.ndim(result) == 0:
+        return np.array([result], dtype=port.spec.dtype)
+    return np.array(result, dtype=port.spec.dtype)
 
 
 class CoreMLOpener:

@@ -149,6 +149,11 @@ def _image(declaration: ImageInput, data: bytes) -> Array:
     return _normalised(declaration, picture)
 
 
+def prepare_pixels(declaration: ImageInput, pixels: Array) -> Array:
+    """One sample from a picture of the declared size that is decoded already: uint8 [height, width, 3 (RGB) or 1]."""
+    return _normalised(declaration, pixels)
+
+
 def _resized(declaration: ImageInput, picture: Any) -> Any:
     from PIL import Image
 

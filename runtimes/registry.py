@@ -23,6 +23,7 @@ BY_SUFFIX: dict[str, tuple[str, ...]] = {
     ".ort": ("onnxruntime",),
     ".tflite": ("litert", "tflite-runtime"),
     ".mlpackage": ("coreml", "coreml-reference"),
+    ".mlmodelc": ("coreml-reference",),
 }
 
 

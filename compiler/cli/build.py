@@ -9,7 +9,11 @@ from typing import Any
 import click
 
 FORMATS = ("onnx", "tflite", "coreml")
-PRECISIONS = ("fp32", "fp16", "int8", "int16x8", "int8-dynamic", "int8-weights", "int4-weights")
+PRECISIONS = (
+    *("fp32", "fp16", "int8", "int16x8", "int8-dynamic", "int8-weights", "int4-weights"),
+    *("palettized8", "palettized6", "palettized4", "palettized3", "palettized2", "palettized1"),
+    *("sparse", "sparse-int8", "sparse-palettized8", "sparse-palettized6", "sparse-palettized4"),
+)
 
 
 @click.command()
@@ -94,6 +98,30 @@ PRECISIONS = ("fp32", "fp16", "int8", "int16x8", "int8-dynamic", "int8-weights",
     "--previous",
     metavar="RELEASE",
     help="Folder of the build before, or REPOSITORY[#CHANNEL[/RELEASE]]: INT8 keeps its numbers where they fit.",
+)
+@click.option(
+    "--sparsity",
+    type=click.FloatRange(0, 1, max_open=True),
+    metavar="SHARE",
+    help="Share of weights that become zero at sparse precisions; default: 0.5.",
+)
+@click.option(
+    "--palette-group",
+    type=click.IntRange(1),
+    metavar="CHANNELS",
+    help="Output channels that share a table of palettized weights; default: 16, all where Core ML before iOS18 reads it.",
+)
+@click.option(
+    "--palette-table",
+    type=click.Choice(("float", "int8")),
+    help="How tables of palettized weights are stored; default: float.",
+)
+@click.option(
+    "--coreml",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Core ML: deployment_target=iOS18, compute=fp16, images=true, classifier=true, flexible.INPUT=1..8x3x224x224; "
+    "repeatable (docs/coreml.md).",
 )
 @click.option(
     "--integer-io",

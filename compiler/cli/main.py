@@ -11,6 +11,7 @@ from profiles.command import run_command
 
 COMMANDS = {
     "build": ("compiler.cli.build", "build", "Turn a trained model into verified artifacts."),
+    "verify": ("compiler.cli.verify", "verify", "Execute a finished build once more, on this machine."),
     "run": ("compiler.cli.run", "run", "Execute an artifact or a source on its runtime."),
     "profiles": ("compiler.cli.profiles", "profiles", "List the device profiles, or show one."),
     "keys": ("compiler.cli.keys", "keys", "Manage the keys that sign releases."),

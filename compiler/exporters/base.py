@@ -17,12 +17,42 @@ ISLAND_REMEDY = "Replace it in the source, or allow it with --allow-float-island
 
 
 @dataclass(frozen=True, slots=True)
+class Pixels:
+    """A picture as an input: x = pixel * scale + bias for each channel, pixels from 0 to 255.
+
+    ``colour``: "RGB", "BGR" or "GRAY"; ``layout``: "NCHW" or "NHWC", of the model's own input.
+    """
+
+    colour: str
+    layout: str
+    scale: tuple[float, ...]
+    bias: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CoreMLInterface:
+    """What an app sees of a Core ML package, beside tensors.
+
+    Args:
+        pictures: by input, how its pixels become the model's numbers.
+        classes: names of the classes of the first output, which is then given by name; empty for a tensor.
+        flexible: by input, for each shape and axis the least and the largest size (profiles.schema.parse_sizes).
+    """
+
+    pictures: Mapping[str, Pixels] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    flexible: Mapping[str, tuple[tuple[tuple[int, int], ...], ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ExportOptions:
     """What the artifact should be.
 
     ``precision`` FP32 and FP16 come with a float hub; INT8 comes with a quantized hub (see compiler/hub.py).
     ``integer_io``: a TFLite file with integer activations has integer inputs and outputs (16 bits wide with int16 activations),
     and no node may compute in float unless ``float_islands``; other formats and precisions ignore it.
+    ``half``: a Core ML artifact whose weights alone are compressed computes in float16.
+    ``interface``: pictures, class names and flexible sizes of a Core ML package.
     ``metadata`` is written into the artifact where the format has a place for it (deterministic values only).
     """
 
@@ -31,6 +61,8 @@ class ExportOptions:
     metadata: Mapping[str, str] = field(default_factory=dict)
     integer_io: IntegerIO | None = None
     float_islands: bool = False
+    half: bool = False
+    interface: CoreMLInterface = field(default_factory=CoreMLInterface)
 
 
 @dataclass(frozen=True, slots=True)

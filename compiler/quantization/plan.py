@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import onnx_ir as ir
 from compiler.calibration.collect import Calibration
 from compiler.calibration.observers import Range
 from compiler.errors import DataError
+from compiler.quantization.compression import Compression
 from compiler.quantization.params import (
     bias_params,
     constant_params,
@@ -51,6 +52,7 @@ class QuantizeOptions:
         per_channel: one weight scale per output channel, else per tensor.
         keep_float: names of nodes to leave in float.
         block_size: int4 weights of matrices get a scale per so many inputs, else per output channel.
+        compression: of weights that become sparse or take their values from a table.
     """
 
     observer: str = "mse"
@@ -59,6 +61,7 @@ class QuantizeOptions:
     per_channel: bool = True
     keep_float: tuple[str, ...] = ()
     block_size: int | None = None
+    compression: Compression = field(default_factory=Compression)
 
 
 def plan(model: ir.Model, calibration: Calibration, options: QuantizeOptions | None = None) -> QuantizationSpec:

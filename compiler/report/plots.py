@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from compiler.report.schema import ArtifactReport, Report
 from compiler.verification.metrics import Accuracy
+from profiles.schema import Precision
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +25,28 @@ COLOURS = {
     "int8-weights": "#56B4E9",
     "int4-weights": "#000000",
 }
+# P. Tol, "Colour schemes" (SRON, 2021), the muted scheme.
+LATER = (
+    "#F0E442",
+    "#999999",
+    "#882255",
+    "#44AA99",
+    "#DDCC77",
+    "#661100",
+    "#AA4499",
+    "#332288",
+    "#117733",
+    "#88CCEE",
+    "#CC6677",
+)
 GREY = "#666666"
 FLOOR = 1e-9  # where "no error" is drawn on a logarithmic axis
+
+
+def colour_of(precision: str) -> str:
+    """A precision's colour; those outside of Okabe and Ito's eight have one of Tol's."""
+    others = sorted(p.value for p in Precision if p.value not in COLOURS)
+    return COLOURS.get(precision) or LATER[others.index(precision) % len(LATER)]
 
 
 def all_plots(report: Report) -> list[tuple[str, str]]:
@@ -48,7 +69,7 @@ def accuracy_plot(report: Report) -> str:
         value = artifact.accuracy
         assert isinstance(value, Accuracy)
         bars = [[100 * max(0.0, value.value - value.low)], [100 * max(0.0, value.high - value.value)]]
-        axes.errorbar([100 * value.value], [y], xerr=bars, fmt="o", capsize=3, color=COLOURS[artifact.precision])
+        axes.errorbar([100 * value.value], [y], xerr=bars, fmt="o", capsize=3, color=colour_of(artifact.precision))
     if report.source_accuracy:
         axes.axvline(100 * report.source_accuracy.value, color=GREY, linewidth=1, linestyle="--")
     _name_rows(axes, shown)
@@ -59,7 +80,7 @@ def accuracy_plot(report: Report) -> str:
 def error_plot(artifacts: Sequence[ArtifactReport]) -> str:
     figure, axes = _figure(len(artifacts))
     values = [max(a.parity.relative_error, FLOOR) if math.isfinite(a.parity.relative_error) else 1.0 for a in artifacts]
-    axes.barh(range(len(artifacts)), values, color=[COLOURS[a.precision] for a in artifacts], height=0.6)
+    axes.barh(range(len(artifacts)), values, color=[colour_of(a.precision) for a in artifacts], height=0.6)
     axes.set_xscale("log")
     axes.set_xlim(left=FLOOR)
     _name_rows(axes, artifacts)
@@ -73,7 +94,7 @@ def cost_plot(artifacts: Sequence[ArtifactReport]) -> str:
     for artifact in artifacts:
         size, latency = artifact.size_bytes / 1024, artifact.latency_ms
         label = f"{artifact.format} {artifact.precision}"
-        marker, colour = markers[artifact.format], COLOURS[artifact.precision]
+        marker, colour = markers[artifact.format], colour_of(artifact.precision)
         axes.plot([size], [latency], linestyle="none", markersize=8, marker=marker, color=colour, label=label)
     axes.set_yscale("log")
     axes.set_xlabel("size (KiB)")

@@ -14,6 +14,7 @@ from typing import Any
 from compiler.errors import Refusal
 from compiler.gates import Gate
 from compiler.previous.predict import Update
+from compiler.verification.evidence import Verification
 from compiler.verification.metrics import Accuracy, Flips, Parity, StepAgreement
 
 SCHEMA = "edgewright.report/1"
@@ -25,6 +26,7 @@ class ArtifactReport:
 
     ``parity`` compares with the source; ``lowering`` with the hub that the artifact was lowered from, and differs from it only
     for pruned models and where only weights are quantized. ``evidence`` is the kind of execution (runtimes.session.Evidence).
+    ``verifications``: what `edgewright verify` found later, on this or another machine.
     ``latency_ms`` and ``peak_memory_bytes`` are the build machine's. ``path`` is relative to the report.
     """
 
@@ -46,6 +48,7 @@ class ArtifactReport:
     notes: tuple[str, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     gates: tuple[Gate, ...] = ()
+    verifications: tuple[Verification, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,26 +85,26 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """The document that report.json holds."""
         document: dict[str, Any] = {"schema": SCHEMA, "ok": self.ok}
-        document |= {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        document["gates"] = _plain(self.gates)
+        document |= {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        document["gates"] = plain(self.gates)
         return document
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON's types only. Non-finite floats become null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        plain = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         if isinstance(value, Flips):
-            plain["drop_points"] = value.drop_points
-        return plain
+            fields["drop_points"] = value.drop_points
+        return fields
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if hasattr(value, "item"):  # a numpy scalar
-        return _plain(value.item())
+        return plain(value.item())
     return value

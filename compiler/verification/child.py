@@ -31,11 +31,15 @@ class Execution:
     peak_memory_bytes: int
 
 
-def execute(path: str, runtime: str | None, feeds: dict[str, Array]) -> Execution:
+def execute(
+    path: str, runtime: str | None, feeds: dict[str, Array], batch: int | None = None, provider: str | None = None
+) -> Execution:
     """Run ``feeds`` (samples on axis 0) through the artifact at ``path``; then time single runs."""
-    with open_session(Path(path), runtime=runtime, options=SessionOptions(threads=1)) as session:
-        outputs = run_dataset(session, feeds)
-        single = {s.name: feeds[s.name][: s.shape[0] or 1] if s.shape else feeds[s.name] for s in session.inputs}
+    with open_session(Path(path), runtime=runtime, options=SessionOptions(threads=1, provider=provider)) as session:
+        outputs = run_dataset(session, feeds, batch)
+        single = {
+            s.name: feeds[s.name][: s.shape[0] or batch or 1] if s.shape else feeds[s.name] for s in session.inputs
+        }
         for _ in range(WARM_UP_RUNS):
             session.run(single)
         times: list[int] = []

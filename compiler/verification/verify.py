@@ -21,6 +21,7 @@ class Truth:
     feeds: dict[str, Array]
     outputs: dict[str, Array]
     labels: Array | None
+    batch: int | None = None  # what artifacts that take any batch are fed at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def verify_artifact(path: Path, runtime: str | None, truth: Truth) -> Verified:
     """
     execution = run_isolated(
         "compiler.verification.child:execute",
-        {"path": str(path), "runtime": runtime, "feeds": truth.feeds},
+        {"path": str(path), "runtime": runtime, "feeds": truth.feeds, "batch": truth.batch},
         timeout_s=TIMEOUT_S,
     )
     assert isinstance(execution, Execution)

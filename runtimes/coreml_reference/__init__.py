@@ -13,10 +13,10 @@ from runtimes.session import Session, SessionOptions
 
 
 class CoreMLReferenceOpener:
-    """Opens .mlpackage folders that hold an ML program."""
+    """Opens .mlpackage folders that hold an ML program, and .mlmodelc folders that hold one as a protobuf."""
 
     name = "coreml-reference"
-    suffixes: tuple[str, ...] = (".mlpackage",)
+    suffixes: tuple[str, ...] = (".mlpackage", ".mlmodelc")
 
     def available(self) -> str | None:
         from runtimes.coreml_reference.proto import proto_folder

@@ -7,12 +7,13 @@ float32 depending on kernel; the wider choice is the one that every target appro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from runtimes.coreml_reference import ops  # noqa: F401  (registers every family)
+from runtimes.coreml_reference.control import CONTROL, run_control
 from runtimes.coreml_reference.program import Operation, Output, Program, Ref, Value
 from runtimes.coreml_reference.registry import EVALUATIONS, Call, Result
 from runtimes.errors import InferenceFailed, ModelLoadError
@@ -95,12 +96,19 @@ class Evaluator:
 
 
 def _refuse_unknown(program: Program) -> None:
-    unknown = sorted({op.type for op in program.operations if op.type not in EVALUATIONS})
+    unknown = sorted({kind for kind in _kinds(program.operations) if kind not in EVALUATIONS and kind not in CONTROL})
     if unknown:
         raise ModelLoadError(
             f"The program uses operations that the reference evaluator does not know: {', '.join(unknown)}.",
             remedy="Run it with the coreml runtime on macOS, or add them in runtimes/coreml_reference/ops/.",
         )
+
+
+def _kinds(operations: Iterable[Operation]) -> Iterator[str]:
+    for op in operations:
+        yield op.type
+        for body in op.blocks:
+            yield from _kinds(body.operations)
 
 
 def _apply(op: Operation, *scopes: Mapping[str, Value]) -> dict[str, Value]:
@@ -109,8 +117,10 @@ def _apply(op: Operation, *scopes: Mapping[str, Value]) -> dict[str, Value]:
     def resolve(arg: Ref | Value) -> Value:
         return next(scope[arg.name] for scope in scopes if arg.name in scope) if isinstance(arg, Ref) else arg
 
-    call = Call(op, {key: tuple(resolve(arg) for arg in args) for key, args in op.args.items()})
     try:
+        if op.type in CONTROL:
+            return run_control(op, scopes, _apply)
+        call = Call(op, {key: tuple(resolve(arg) for arg in args) for key, args in op.args.items()})
         # Overflow to infinity, 0/0 and log(0) are results here, as they are on the device.
         with np.errstate(all="ignore"):
             result = EVALUATIONS.get(op.type)(call)
@@ -126,6 +136,10 @@ def _finish(op: Operation, result: Result) -> dict[str, Value]:
     results = result if isinstance(result, tuple) else (result,)
     if len(results) < len(op.outputs):
         raise ValueError(f"yields {len(results)} outputs, the program declares {len(op.outputs)}")
+    if (
+        op.type == "classify"
+    ):  # a name and a dictionary, which are no tensors in MIL: arrays of names and of scores here
+        return {o.name: r for o, r in zip(op.outputs, results, strict=False)}
     return {o.name: _as_declared(o, r) for o, r in zip(op.outputs, results, strict=False)}
 
 

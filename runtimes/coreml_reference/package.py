@@ -1,4 +1,8 @@
-"""The .mlpackage folder: Manifest.json names the model file, which stands under Data/ with its weights beside it."""
+"""The folder of a model: .mlpackage, whose Manifest.json names the model file under Data/, or the model file with its weights.
+
+NAME.mlpackage/Manifest.json, Data/com.apple.CoreML/model.mlmodel, Data/com.apple.CoreML/weights/weight.bin
+NAME.mlmodelc/model.mlmodel, weights/weight.bin
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from runtimes.coreml_reference.proto import model_class
 from runtimes.errors import ModelLoadError
 
 _REMEDY = "Export or copy the package again; it is incomplete or damaged."
+MODEL_NAME = "model.mlmodel"
 _MAX_MANIFEST_BYTES = 1 << 20
 # Protobuf cannot hold more than 2 GiB; a program file beyond this has its weights inline, which no exporter does.
 _MAX_MODEL_BYTES = 1 << 30
@@ -48,8 +53,19 @@ def read_package(path: Path) -> tuple[Any, Path]:
 
 
 def _root_model(path: Path) -> Path:
-    """Where Manifest.json says the model is. Source: rootModelIdentifier and itemInfoEntries of the manifest, v1.0.0."""
+    """Where the model is: as Manifest.json says, or beside its weights in a folder without one (a .mlmodelc-style program).
+
+    Source: rootModelIdentifier and itemInfoEntries of the manifest, v1.0.0.
+    """
     manifest = path / "Manifest.json"
+    if not manifest.exists():
+        if (path / MODEL_NAME).is_file():
+            return path / MODEL_NAME
+        if (path / "model.mil").exists() or (path / "coremldata.bin").exists():
+            raise ModelLoadError(
+                f"{path} was compiled by Apple's coremlc: its program is text in a format of its own, not a protobuf.",
+                remedy="Give the .mlpackage that it was compiled from, or open it with the coreml runtime on macOS.",
+            )
     try:
         if manifest.stat().st_size > _MAX_MANIFEST_BYTES:
             raise ValueError(f"exceeds {_MAX_MANIFEST_BYTES} bytes")

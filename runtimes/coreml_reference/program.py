@@ -45,9 +45,25 @@ class Operation:
     type: str
     args: dict[str, tuple[Ref | Value, ...]]
     outputs: tuple[Output, ...]
+    blocks: tuple[Body, ...] = ()
 
     def reads(self) -> Iterable[str]:
-        return (arg.name for args in self.args.values() for arg in args if isinstance(arg, Ref))
+        """Names from outside that the operation uses, those inside its blocks included."""
+        yield from (arg.name for args in self.args.values() for arg in args if isinstance(arg, Ref))
+        for body in self.blocks:
+            own = {*body.inputs, *body.constants, *(o.name for op in body.operations for o in op.outputs)}
+            inner = [name for op in body.operations for name in op.reads()]
+            yield from (name for name in (*inner, *body.outputs) if name not in own)
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A block inside an operation (cond, while_loop): it sees the names outside, and nothing outside sees its own."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    constants: dict[str, Value]
+    operations: tuple[Operation, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +103,15 @@ class _Parser:
 
     def program(self, function: Any, block: Any) -> Program:
         inputs = {i.name: self._input_type(i) for i in function.inputs}
+        constants, operations = self._content(block)
+        program = Program(inputs, tuple(block.outputs), constants, operations)
+        _check_names(program)
+        return program
+
+    def _content(self, block: Any, depth: int = 0) -> tuple[dict[str, Value], tuple[Operation, ...]]:
+        """Constants and other operations of a block."""
+        if depth > _MAX_NESTING:
+            raise self._bad(f"blocks nest deeper than {_MAX_NESTING}")
         constants: dict[str, Value] = {}
         operations: list[Operation] = []
         for message in block.operations:
@@ -95,10 +120,8 @@ class _Parser:
             if message.type == "const":
                 constants[self._single(outputs)] = self.value(message.attributes["val"])
             else:
-                operations.append(self._operation(message))
-        program = Program(inputs, tuple(block.outputs), constants, tuple(operations))
-        _check_names(program)
-        return program
+                operations.append(self._operation(message, depth))
+        return constants, tuple(operations)
 
     def _single(self, outputs: list[str]) -> str:
         if len(outputs) != 1:
@@ -112,7 +135,7 @@ class _Parser:
             )
         return self.tensor_type(named.type.tensorType)
 
-    def _operation(self, message: Any) -> Operation:
+    def _operation(self, message: Any, depth: int) -> Operation:
         args = {key: tuple(self._binding(b) for b in argument.arguments) for key, argument in message.inputs.items()}
         for key, value in message.attributes.items():
             if key != "name" and key not in args:
@@ -124,7 +147,11 @@ class _Parser:
         for output in outputs:
             self._check_declared(output)
         name = outputs[0].name if outputs else message.type
-        return Operation(name, message.type, args, outputs)
+        return Operation(name, message.type, args, outputs, tuple(self._body(b, depth + 1) for b in message.blocks))
+
+    def _body(self, block: Any, depth: int) -> Body:
+        constants, operations = self._content(block, depth)
+        return Body(tuple(i.name for i in block.inputs), tuple(block.outputs), constants, operations)
 
     def _binding(self, binding: Any) -> Ref | Value:
         if binding.WhichOneof("binding") == "name":
@@ -215,12 +242,18 @@ class _Parser:
 
 def _check_names(program: Program) -> None:
     """Every name is defined once, before its use. Raises ModelLoadError."""
-    known = set(program.inputs) | set(program.constants)
-    for op in program.operations:
-        missing = sorted(set(op.reads()) - known)
+    _check_block(program.operations, program.outputs, set(program.inputs) | set(program.constants), "The program")
+
+
+def _check_block(operations: Iterable[Operation], outputs: Iterable[str], known: set[str], what: str) -> None:
+    for op in operations:
+        missing = sorted({arg.name for args in op.args.values() for arg in args if isinstance(arg, Ref)} - known)
         if missing:
             raise ModelLoadError(f"{op.type} {op.name!r} reads {missing}, which nothing defines.", remedy=_REMEDY)
+        for body in op.blocks:
+            inside = known | set(body.inputs) | set(body.constants)
+            _check_block(body.operations, body.outputs, inside, f"A block of {op.type} {op.name!r}")
         known.update(o.name for o in op.outputs)
-    missing = sorted(set(program.outputs) - known)
+    missing = sorted(set(outputs) - known)
     if missing:
-        raise ModelLoadError(f"The program returns {missing}, which nothing defines.", remedy=_REMEDY)
+        raise ModelLoadError(f"{what} returns {missing}, which nothing defines.", remedy=_REMEDY)

@@ -11,7 +11,8 @@ from profiles.registry import Registry
 from runtimes.coreml_reference.program import Operation, Value
 from runtimes.session import Array
 
-Name = str  # inside Call, ``str`` is the accessor
+Name = str  # inside Call, ``str`` and ``int`` are accessors
+Number = int
 
 
 class Call:
@@ -72,6 +73,12 @@ class Call:
         if not isinstance(value, str):
             raise ValueError(f"argument {name!r} is no string")
         return value
+
+    def names(self, name: Name) -> list[Name | Number]:
+        """A list of names or of integers."""
+        values = self._args.get(name, ())
+        items = values[0] if len(values) == 1 and isinstance(values[0], tuple) else values
+        return [item if isinstance(item, Name) else Number(np.asarray(item).reshape(())) for item in items]
 
     def _one(self, name: Name) -> Value:
         values = self._args.get(name, ())

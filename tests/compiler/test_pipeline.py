@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from compiler.errors import DataError, OutputExists, UnsupportedModel
-from compiler.request import BuildRequest
+from compiler.request import BuildRequest, plan_build
 from compiler.variants import DEFAULT_PRECISIONS
 from profiles.catalog import DEVICES
 from profiles.schema import Format, Precision
@@ -209,6 +209,65 @@ def test_weights_only_needs_no_data_and_updates_are_predicted(
     assert again.quantization is not None
     assert again.quantization["sticky"]["chosen"]["kept_codes"] == 1.0
     assert "Updates from the previous release" in (tmp_path / "again" / "report.html").read_text("utf-8")
+
+
+def test_compressed_weights_are_the_same_numbers_in_every_format(request_: BuildRequest, tmp_path: Path) -> None:
+    from compiler.pipeline import build
+
+    save_net(tmp_path / "wide.onnx", width=32)
+    wide = replace(
+        request_,
+        source=str(tmp_path / "wide.onnx"),
+        calibration=None,
+        precisions=(Precision.PALETTIZED4, Precision.SPARSE_INT8),
+        palette_table="int8",
+        sparsity=0.25,
+        coreml=("compute=fp16",),
+        output=tmp_path / "out",
+    )
+    report = build(wide)
+    assert report.ok, [g for g in report.gates if not g.ok]
+    assert len(report.artifacts) == 6
+    size = {(a.format, a.precision): a.size_bytes for a in report.artifacts}
+    assert size["coreml", "palettized4"] < size["onnx", "palettized4"]
+    lost = {(a.format, a.precision): a.parity.relative_error for a in report.artifacts}
+    assert abs(lost["onnx", "palettized4"] - lost["tflite", "palettized4"]) < 1e-5
+    assert set(report.schemes) == {"palettized4", "sparse-int8"}
+
+
+def test_core_ml_takes_pictures_of_several_sizes_and_answers_by_class(request_: BuildRequest, tmp_path: Path) -> None:
+    """Random pixels where there is no data: every artifact is verified on what pictures can be, and at both ends of the sizes."""
+    from compiler.pipeline import build
+
+    declaration = 'kind = "image"\nwidth = 8\nheight = 8\nmean = [0.5]\nstd = [0.25]\n'
+    (tmp_path / "pictures.toml").write_text(declaration)
+    asked = replace(
+        request_,
+        name="free",
+        calibration=None,
+        preprocess=tmp_path / "pictures.toml",
+        precisions=(Precision.FP32, Precision.FP16),
+        formats=(Format.COREML,),
+        labels=("a", "b", "c", "d"),
+        coreml=("images=true", "classifier=true", "flexible.image=1x3x8..20x8..20"),
+        output=tmp_path / "out",
+    )
+    report = build(asked)
+    assert report.ok, [g for g in report.gates if not g.ok]
+    assert [g.name for g in report.gates].count("sizes") == 2
+    model = (tmp_path / "out" / "free-fp32.mlpackage" / "Data/com.apple.CoreML/model.mlmodel").read_bytes()
+    assert b"classLabel_probs" in model and b"edgewright.images" in model
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [(("compute",), "no KEY=VALUE"), (("compute=fp64",), "compute"), (("colour=red",), "colour"), (("flexible.x=3..1",), "range")],
+)  # fmt: skip
+def test_core_ml_options_are_checked_before_anything_is_loaded(
+    request_: BuildRequest, options: tuple[str, ...], text: str
+) -> None:
+    with pytest.raises(DataError, match=text):
+        plan_build(replace(request_, source="missing.onnx", coreml=options))
 
 
 def test_metadata_and_classes_are_in_every_artifact(request_: BuildRequest, tmp_path: Path) -> None:

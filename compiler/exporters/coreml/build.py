@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from compiler.errors import Refusal
-from compiler.exporters.base import ExportOptions
+from compiler.exporters.base import ExportOptions, Pixels
+from compiler.exporters.coreml.attention import SINCE, Attention, find_attentions, lower_attention
 from compiler.exporters.coreml.context import (
     Context,
     Unsupported,
     dtype_name,
+    is_fixed,
     is_left_out,
     is_used,
+    known_shape,
     static_shape,
 )
+from compiler.exporters.coreml.flexible import Sizes, free_axes
+from compiler.exporters.coreml.interface import Classifier, find_classifier, picture_shape, unpack_picture
 from compiler.exporters.coreml.lowering import LOWERINGS
-from compiler.exporters.coreml.target import Target, Var, find_target, load_coremltools
+from compiler.exporters.coreml.lowering.table import Lowering
+from compiler.exporters.coreml.target import Target, Var, find_target, fresh_builder_names, load_coremltools
 from compiler.exporters.half_precision import FLOAT16_MAX, HalfPrecision
+from compiler.quantization.palettes import read_palettes
 from profiles.schema import Precision
 from runtimes.session import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+T = TypeVar("T")
 
 MAX_RANK = 5  # Core ML's limit for tensors of an ML program
 # numpy's names of hub element types, and what Core ML's inputs and outputs can carry for them.
@@ -38,7 +45,10 @@ NARROW_TYPES = frozenset({"bool", "int8", "uint8"})
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A program in memory. ``inputs`` and ``outputs`` map MIL names to the model's own; ``dtypes`` to its element types."""
+    """A program in memory. ``inputs`` and ``outputs`` map MIL names to the model's own; ``dtypes`` to its element types.
+
+    ``pictures``, ``flexible`` and ``defaults`` (the hub's shapes) are by MIL name too; see interface.py.
+    """
 
     program: Any
     target: Target
@@ -47,6 +57,10 @@ class Built:
     dtypes: dict[str, str]
     notes: tuple[str, ...]
     refusals: tuple[Refusal, ...]
+    pictures: Mapping[str, Pixels] = field(default_factory=dict)
+    flexible: Mapping[str, Sizes] = field(default_factory=dict)
+    defaults: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    classifier: Classifier | None = None
 
 
 def build(model: ir.Model, options: ExportOptions) -> Built:
@@ -58,39 +72,42 @@ def build(model: ir.Model, options: ExportOptions) -> Built:
     """
     target = find_target(options.deployment_target)
     load_coremltools()
-    with _fresh_builder_names() as mb:
-        return _Build(model, options, target, mb).run()
-
-
-@contextmanager
-def _fresh_builder_names() -> Iterator[Any]:
-    """The MIL builder numbers its names in a process-wide table: an empty one makes every build name things alike."""
-    from coremltools.converters.mil.mil import Builder
-
-    before = Builder.name_count
-    Builder.name_count = defaultdict(int)
+    defaults = {v.name or "": _default_shape(v) for v in model.graph.inputs}
+    refused: list[Refusal] = []
     try:
-        yield Builder
-    finally:
-        Builder.name_count = before
+        model = free_axes(model, options.interface.flexible)
+    except Unsupported as error:
+        refused.append(Refusal("flexible", "input", error.reason, "coreml", error.remedy))
+    with fresh_builder_names() as mb:
+        built = _Build(model, options, target, mb).run(defaults)
+        return replace(built, refusals=(*refused, *built.refusals))
+
+
+def _default_shape(value: ir.Value) -> tuple[int, ...]:
+    return tuple(d if isinstance(d, int) else 1 for d in value.shape or ())
 
 
 class _Build:
     def __init__(self, model: ir.Model, options: ExportOptions, target: Target, mb: Any) -> None:
         self.graph = model.graph
         self.opset = int(model.opset_imports.get("", 0))
-        self.half = options.precision is Precision.FP16
+        self.half = options.precision is Precision.FP16 or (options.half and options.precision.weights_only)
         self.target = target
-        self.ctx = Context(mb, target)
+        self.ctx = Context(mb, target, read_palettes(model))
         self.refusals: list[Refusal] = []
         self.precision = HalfPrecision(self._constant, model.graph)
         self.dtypes: dict[str, str] = {}
         self.tainted: set[ir.Value] = set()  # refused, or computed from what was refused
+        self.interface = options.interface
+        self.attentions = find_attentions(model.graph) if target.version >= SINCE else {}
+        self.inside = {node for attention in self.attentions.values() for node in attention.inner}
+        self.computes: dict[ir.Node, str] = {}  # of nodes inside an attention
+        self.symbols: dict[str, Any] = {}  # of flexible axes, by their names in the hub
 
     def _constant(self, value: ir.Value) -> Array | None:
         return self.ctx.weight(value).values() if self.ctx.is_constant(value) else None
 
-    def run(self) -> Built:
+    def run(self, defaults: Mapping[str, tuple[int, ...]]) -> Built:
         from coremltools import target as targets
         from coremltools.converters.mil.mil import Function, Program
 
@@ -105,6 +122,7 @@ class _Build:
             for node in self.graph:
                 self._lower(node)
             function.set_outputs([self._output(name, value) for name, value in outputs.items()])
+        classifier = self._classifier(function)
         program.add_function("main", function)
         if not self.refusals:  # else operations that coremltools refused half-way are still in it
             _make_names_unique(function, {*inputs, *outputs})
@@ -116,6 +134,10 @@ class _Build:
             dtypes=self.dtypes,
             notes=self._notes(),
             refusals=tuple(self.refusals),
+            pictures=_by_mil_name(inputs, self.interface.pictures),
+            flexible=_by_mil_name(inputs, self.interface.flexible),
+            defaults={n: defaults[str(v.name)] for n, v in inputs.items()},
+            classifier=classifier,
         )
 
     # --- inputs
@@ -127,21 +149,35 @@ class _Build:
             shape, dtype = self._io_type(name, value)
             if not shape:
                 raise Unsupported("it has rank 0 and Core ML's inputs have at least one axis", "Give it shape [1].")
+            if value.name is not None and value.name in self.interface.pictures:
+                if dtype != "fp32":
+                    raise Unsupported(f"it is {self.dtypes[name]}, pictures become floats", "Leave out images=true.")
+                shape = picture_shape(shape, self.interface.pictures[value.name])
         except Unsupported as error:
             self._refuse(name, "input", error)
             self.tainted.add(value)
             shape, dtype = (1,), "fp32"
         return self.ctx.mb.placeholder(shape=shape, dtype=types.string_to_builtin(dtype), name=name)
 
-    def _io_type(self, name: str, value: ir.Value) -> tuple[tuple[int, ...], str]:
-        shape = _checked_shape(value)
+    def _io_type(self, name: str, value: ir.Value) -> tuple[tuple[Any, ...], str]:
+        dims = zip(_checked_shape(value, bool(self.interface.flexible)), value.shape or (), strict=True)
+        shape = tuple(self._symbol(dim) if size is None else size for size, dim in dims)
         dtype = "unknown" if value.dtype is None else str(value.dtype.numpy())
         if dtype not in IO_TYPES or (dtype in ("int8", "uint8") and self.target.version < 17):
             raise Unsupported(f"its type {dtype} cannot be a Core ML input or output", "Cast it to float32 or int32.")
         self.dtypes[name] = dtype
         return shape, IO_TYPES[dtype]
 
+    def _symbol(self, dim: Any) -> Any:
+        """MIL's symbol for a flexible axis, one per name in the hub."""
+        from coremltools.converters.mil.mil import get_new_symbol
+
+        return self.symbols.setdefault(str(dim.value), get_new_symbol())
+
     def _bind_input(self, value: ir.Value, var: Var) -> None:
+        pixels = self.interface.pictures.get(value.name or "")
+        if pixels is not None and value not in self.tainted:
+            var = unpack_picture(self.ctx, var, pixels, value.name or "")
         dtype = self.dtypes.get(var.name, "")
         if dtype in NARROW_TYPES:
             var = self.ctx.mb.cast(x=var, dtype=dtype, name=self.ctx.names.claim(f"{value.name}_{dtype}"))
@@ -161,10 +197,15 @@ class _Build:
             # coremltools checks operands with these; what it objects to is the model's, and is said in its words.
             # Behind a refused node it is the stand-in's: the operands are not what they will be.
             if not behind_refused:
-                reason = f"coremltools refuses it: {_first_line(error)}"
-                self._refuse(node.name or "", node.op_type, Unsupported(reason))
+                self._refuse(node.name or "", node.op_type, self._in_its_words(error))
         for output in node.outputs:
             self._stand_in(output)
+
+    def _in_its_words(self, error: Exception) -> Unsupported:
+        if self.symbols:
+            reason = f"it does not lower for flexible sizes: {_first_line(error)}"
+            return Unsupported(reason, "Fix the sizes of the inputs, or list them and build one artifact for each.")
+        return Unsupported(f"coremltools refuses it: {_first_line(error)}")
 
     def _lower_or_raise(self, node: ir.Node) -> None:
         if node.domain not in ("", "ai.onnx"):
@@ -174,10 +215,28 @@ class _Build:
             raise Unsupported("Core ML has no lowering for this operator", "Leave out the format coreml.")
         needed = [output for output in node.outputs if is_used(output) and not is_left_out(output)]
         for output in needed:
-            _checked_shape(output)
+            _checked_shape(output, bool(self.interface.flexible))
         self.ctx.compute = self._compute_type(node)
+        if node in self.inside:
+            self.computes[node] = self.ctx.compute
+            return
+        if node in self.attentions:
+            lowering = self._attention(self.attentions[node], lowering)
         lowering(self.ctx, node)
         self._check_results(needed)
+
+    def _attention(self, attention: Attention, alone: Lowering) -> Lowering:
+        """One operation, if all that it stands for computes in one type; else the nodes as they are, this one ``alone``."""
+        compute = self.ctx.compute
+        if {self.computes[node] for node in attention.inner} == {compute}:
+            return lambda ctx, node: lower_attention(ctx, node, attention)
+        for node in attention.inner:
+            self.ctx.compute = self.computes[node]
+            lowering = LOWERINGS.find(node.op_type, self.opset)
+            assert lowering is not None  # found before, when the node was left for later
+            lowering(self.ctx, node)
+        self.ctx.compute = compute
+        return alone
 
     def _compute_type(self, node: ir.Node) -> str:
         return self.precision.compute_type(node) if self.half else "fp32"
@@ -188,15 +247,16 @@ class _Build:
             if self.ctx.is_constant(output):
                 continue
             var = self.ctx.native(output)
-            want, have = static_shape(output), tuple(int(d) for d in var.shape)
-            if want != have:
+            want, have = known_shape(output), tuple(var.shape)
+            # Behind a flexible axis one side may know more than the other.
+            if len(want) != len(have) or any(w != h for w, h in zip(want, have, strict=True) if w and is_fixed([h])):
                 raise ValueError(f"{output.name!r} is {list(want)} in the hub and {list(have)} in MIL")
 
     def _stand_in(self, output: ir.Value) -> None:
         """A zero constant of the hub's type and shape for what a refused node would give."""
         self.tainted.add(output)
         try:
-            shape = _checked_shape(output)
+            shape = tuple(size or 1 for size in _checked_shape(output, bool(self.interface.flexible)))
         except Unsupported:
             shape = (1,)
         dtype = np.dtype(np.float32) if output.dtype is None else output.dtype.numpy()
@@ -224,6 +284,14 @@ class _Build:
         var.name = name
         return var
 
+    def _classifier(self, function: Any) -> Classifier | None:
+        shapes = {var.name: tuple(int(d) if is_fixed([d]) else None for d in var.shape) for var in function.outputs}
+        try:
+            return find_classifier(self.ctx, shapes, self.interface.classes)
+        except Unsupported as error:
+            self._refuse("classifier", "output", error)
+            return None
+
     # --- what to tell
 
     def _refuse(self, node: str, op_type: str, error: Unsupported) -> None:
@@ -241,8 +309,9 @@ class _Build:
         return tuple(notes)
 
 
-def _checked_shape(value: ir.Value) -> tuple[int, ...]:
-    shape = static_shape(value)
+def _checked_shape(value: ir.Value, flexible: bool) -> tuple[int | None, ...]:
+    """The shape, None for ``flexible`` axes. Raises Unsupported where Core ML has no such tensor."""
+    shape = known_shape(value) if flexible else static_shape(value)
     if len(shape) > MAX_RANK:
         raise Unsupported(f"{value.name!r} has rank {len(shape)}, Core ML's tensors have at most {MAX_RANK}")
     if 0 in shape:
@@ -263,6 +332,12 @@ def _make_names_unique(function: Any, keep: set[str]) -> None:
                 count += 1
                 var.name = f"{base}__{count}"
             taken.add(var.name)
+
+
+def _by_mil_name(values: Mapping[str, ir.Value], options: Mapping[str, T]) -> dict[str, T]:
+    return {
+        mil: options[value.name] for mil, value in values.items() if value.name is not None and value.name in options
+    }
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Constants on their way into a program: plain arrays, and int8 and int4 ones that keep their scales."""
+"""Constants on their way into a program: plain arrays, int8 and int4 ones with their scales, and those whose values repeat."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from compiler.quantization.palettes import Palette
 
 INT32 = np.iinfo(np.int32)
 
@@ -20,12 +22,14 @@ class Weight:
 
     ``data`` is float32, or int8/uint8/int4 with ``scale`` and ``zero_point`` (both [channels] along ``axis``, or scalars
     with axis None): value = (data - zero_point) * scale. In blocks both have the rank of ``data`` and divide its shape.
+    ``palette`` says how the elements of ``data`` repeat, where they do.
     """
 
     data: Array
     scale: Array | None = None
     zero_point: Array | None = None
     axis: int | None = None
+    palette: Palette | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -38,6 +42,12 @@ class Weight:
     @property
     def blocked(self) -> bool:
         return self.scale is not None and self.scale.ndim == self.data.ndim > 1
+
+    def zero(self) -> Array:
+        """The element of ``data`` that stands for 0, one for all or one per channel or block."""
+        if self.scale is None:
+            return np.zeros((), self.data.dtype)
+        return self._fit(self.spread()[1])
 
     def spread(self) -> tuple[Array, Array]:
         """Scale and zero point with the rank of ``data``: one entry per channel or block."""
@@ -58,13 +68,13 @@ class Weight:
         return ((self.data.astype(np.int32) - zero.astype(np.int32)).astype(np.float32) * scale).astype(np.float32)
 
     def transpose(self, perm: Sequence[int]) -> Weight:
-        data = np.ascontiguousarray(self.data.transpose(perm))
+        moved = replace(self, data=np.ascontiguousarray(self.data.transpose(perm)))
+        if self.palette is not None and self.palette.axis is not None:
+            moved = replace(moved, palette=replace(self.palette, axis=list(perm).index(self.palette.axis)))
         if self.blocked:
             assert self.scale is not None and self.zero_point is not None
-            return replace(
-                self, data=data, scale=self.scale.transpose(perm), zero_point=self.zero_point.transpose(perm)
-            )
-        return replace(self, data=data, axis=None if self.axis is None else list(perm).index(self.axis))
+            return replace(moved, scale=self.scale.transpose(perm), zero_point=self.zero_point.transpose(perm))
+        return replace(moved, axis=None if self.axis is None else list(perm).index(self.axis))
 
     def scaled(self, factor: float) -> Weight:
         """``factor`` times the weight; a quantized one takes it into its scales."""

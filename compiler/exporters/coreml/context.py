@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 
+from compiler.exporters.coreml.compressed import compressed_var
 from compiler.exporters.coreml.constants import Array, Weight, to_mil_dtype
 from compiler.exporters.coreml.names import Names
 from compiler.exporters.coreml.target import Target, Var
+from compiler.exporters.coreml.unsupported import Unsupported as Unsupported
+from compiler.quantization.palettes import Palette
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-
-class Unsupported(Exception):
-    """A lowering's way to refuse a node; build.py turns it into a Refusal."""
-
-    def __init__(self, reason: str, remedy: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.remedy = remedy
 
 
 class Context:
@@ -34,14 +28,16 @@ class Context:
     Args:
         mb: coremltools' MIL builder.
         target: the deployment target.
+        palettes: by initializer, how its values repeat (compiler/quantization/palettes.py).
     """
 
-    def __init__(self, mb: Any, target: Target) -> None:
+    def __init__(self, mb: Any, target: Target, palettes: Mapping[str, Palette] | None = None) -> None:
         self.mb = mb
         self.target = target
         self.names = Names()
         self.compute = "fp32"
         self.notes: list[str] = []
+        self.palettes = palettes or {}
         self._vars: dict[ir.Value, dict[str, Var]] = {}
         self._weights: dict[ir.Value, Weight] = {}
 
@@ -79,7 +75,7 @@ class Context:
             return self._weights[value]
         if value.const_value is None:
             raise Unsupported(f"its input {value.name!r} is computed at run time and Core ML needs a constant")
-        return Weight(np.asarray(value.const_value.numpy()))
+        return Weight(np.asarray(value.const_value.numpy()), palette=self.palettes.get(value.name or ""))
 
     def constant(self, node: ir.Node, index: int) -> Array | None:
         """Operand ``index`` as an array of hub dtype (dequantized), None if the operand is absent.
@@ -107,9 +103,12 @@ class Context:
     def weight_var(self, weight: Weight, hint: str) -> Var:
         """``weight`` as a const, or as a constexpr operation that keeps its bytes in the file.
 
-        int8 from iOS16 on; int4 and blocks from iOS18 on, which dequantize_linear makes sure of.
+        int8 from iOS16 on; int4 and blocks from iOS18 on, which dequantize_linear makes sure of. Raises Unsupported where the
+        target cannot store what repeats as its palette says.
         """
         name = self.names.claim(hint)
+        if (compressed := compressed_var(self, weight, name)) is not None:
+            return compressed
         narrow = weight.data.dtype in (np.int8, np.uint8, ml_dtypes.int4)
         if weight.scale is None or not (narrow and weight.data.ndim > 0 and self.target.version >= 16):
             return self.mb.const(val=self._mil_array(weight.values()), name=name)
@@ -189,6 +188,18 @@ def static_shape(value: ir.Value) -> tuple[int, ...]:
             f"the shape of {value.name!r} is not static", "Import the model with fixed input shapes and batch size."
         )
     return tuple(int(d) for d in value.shape)  # type: ignore[arg-type]
+
+
+def known_shape(value: ir.Value) -> tuple[int | None, ...]:
+    """The value's shape with None for axes that are flexible. Raises Unsupported if not even the rank is known."""
+    if value.shape is None:
+        raise Unsupported(f"the rank of {value.name!r} is not known", "Import the model with fixed input shapes.")
+    return tuple(d if isinstance(d, int) else None for d in value.shape)
+
+
+def is_fixed(sizes: Sequence[Any]) -> bool:
+    """Whether every size of a variable's shape is a number; the others are symbols of flexible axes."""
+    return all(isinstance(size, (int, np.integer)) for size in sizes)
 
 
 def output_shape(node: ir.Node, index: int = 0) -> tuple[int, ...]:

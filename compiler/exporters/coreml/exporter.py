@@ -23,7 +23,8 @@ class CoreMLExporter:
 
     float32 computes in float32. float16 stores and computes in float16 with float32 inputs and outputs; an operator
     with a constant beyond float16's range stays in float32 and is named in the notes. int8 stores int8 weights and
-    quantizes activations with the hub's own scales and zero points.
+    quantizes activations with the hub's own scales and zero points. Where weights alone are compressed, computation is in float32,
+    or with the option ``half`` in float16.
     """
 
     format = "coreml"
@@ -56,6 +57,8 @@ class CoreMLExporter:
 
 
 def _settled(model: ir.Model, options: ExportOptions) -> Built:
+    if options.interface.flexible:  # decompositions compute with the sizes that the model has: they hold for no others
+        return build(model, options)
     return settle(model, lambda attempt: build(attempt, options))
 
 

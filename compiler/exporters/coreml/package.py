@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from compiler.exporters.coreml.build import Built
+from compiler.exporters.coreml.interface import Classifier, describe_inputs
+from compiler.exporters.coreml.target import fresh_builder_names
 from runtimes.artifact.files import storage_error, sync_dir
 
 AUTHOR = "com.apple.CoreML"
@@ -50,7 +52,13 @@ def _write_folder(built: Built, folder: Path, metadata: Mapping[str, str]) -> No
     items = folder / "Data" / AUTHOR
     weights = items / WEIGHTS_DIR
     weights.mkdir(parents=True)
-    specification = load(built.program, str(weights), specification_version=built.target.spec_version)
+    with fresh_builder_names():
+        specification = load(
+            built.program,
+            str(weights),
+            specification_version=built.target.spec_version,
+            classifier_config=_classifier_config(built.classifier),
+        )
     _describe(specification, built, metadata)
     model = specification.SerializeToString(deterministic=True)
     (items / MODEL_NAME).write_bytes(model)
@@ -62,6 +70,14 @@ def _write_folder(built: Built, folder: Path, metadata: Mapping[str, str]) -> No
             os.fsync(file.fileno())
 
 
+def _classifier_config(classifier: Classifier | None) -> Any:
+    if classifier is None:
+        return None
+    import coremltools
+
+    return coremltools.ClassifierConfig(list(classifier.classes), classifier.label, classifier.scores)
+
+
 def _describe(specification: Any, built: Built, metadata: Mapping[str, str]) -> None:
     """Author, version and the like to their fields, the rest and the name maps to the user-defined metadata."""
     target = specification.description.metadata
@@ -71,13 +87,17 @@ def _describe(specification: Any, built: Built, metadata: Mapping[str, str]) -> 
         "description": "shortDescription",
         "short_description": "shortDescription",
         "license": "license",
+        "licence": "license",
     }
     for key, value in sorted(metadata.items()):
         if key in fields:
             setattr(target, fields[key], value)
         else:
             target.userDefined[key] = value
-    for key, mapping in (("inputs", built.inputs), ("outputs", built.outputs), ("dtypes", built.dtypes)):
+    describe_inputs(specification, built.pictures, built.flexible, built.defaults)
+    renamed = {built.classifier.scores: built.classifier.by_class} if built.classifier else {}
+    outputs = {renamed.get(name, name): original for name, original in built.outputs.items()}
+    for key, mapping in (("inputs", built.inputs), ("outputs", outputs), ("dtypes", built.dtypes)):
         target.userDefined[f"edgewright.{key}"] = json.dumps(mapping, ensure_ascii=True)
 
 

@@ -6,6 +6,8 @@ import contextlib
 import io
 import logging
 import warnings
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -60,7 +62,7 @@ def find_target(name: str) -> Target:
         UnknownTarget: the name is unknown or older than ML programs (iOS15); the message lists the names.
         ExtraMissing: coremltools is not installed.
     """
-    known = _known_targets()
+    known = known_targets()
     if name not in known:
         raise UnknownTarget(
             f"Core ML has no deployment target {name!r}; ML programs run on {', '.join(known)}.",
@@ -70,7 +72,8 @@ def find_target(name: str) -> Target:
 
 
 @cache
-def _known_targets() -> dict[str, Target]:
+def known_targets() -> dict[str, Target]:
+    """By every name, iOS and macOS alike, the releases that run ML programs, oldest first."""
     ct = load_coremltools()
     first = int(ct.target.iOS15.value)
     targets: dict[str, Target] = {}
@@ -80,3 +83,16 @@ def _known_targets() -> dict[str, Target]:
         if int(member.value) >= first and name.startswith(("iOS", "macOS")) and release.isdigit():
             targets[name] = Target(member.name, int(release), int(member.value))
     return targets
+
+
+@contextlib.contextmanager
+def fresh_builder_names() -> Iterator[Any]:
+    """The MIL builder numbers its names in a process-wide table: an empty one makes every build name things alike."""
+    from coremltools.converters.mil.mil import Builder
+
+    before = Builder.name_count
+    Builder.name_count = defaultdict(int)
+    try:
+        yield Builder
+    finally:
+        Builder.name_count = before

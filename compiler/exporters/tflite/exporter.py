@@ -26,6 +26,7 @@ DESCRIPTION = "edgewright"
 _WEIGHTS = {
     Precision.INT8_WEIGHTS: Weights.STORED,
     Precision.INT4_WEIGHTS: Weights.STORED,
+    Precision.SPARSE_INT8: Weights.STORED,
     Precision.INT8_DYNAMIC: Weights.HYBRID,
 }
 REPLACE = "Replace it in the source, or leave out this format with --format."

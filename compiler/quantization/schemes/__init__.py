@@ -22,6 +22,11 @@ SCHEMES.add_lazy(Precision.INT16X8.value, "compiler.quantization.schemes.sixteen
 SCHEMES.add_lazy(Precision.INT8_WEIGHTS.value, "compiler.quantization.schemes.weights", "int8_weights")
 SCHEMES.add_lazy(Precision.INT8_DYNAMIC.value, "compiler.quantization.schemes.weights", "int8_weights")
 SCHEMES.add_lazy(Precision.INT4_WEIGHTS.value, "compiler.quantization.schemes.weights", "int4_weights")
+for _precision in Precision:
+    if _precision.palette_bits is not None:
+        SCHEMES.add_lazy(_precision.value, "compiler.quantization.schemes.compressed", _precision.name.lower())
+SCHEMES.add_lazy(Precision.SPARSE.value, "compiler.quantization.schemes.compressed", "sparse")
+SCHEMES.add_lazy(Precision.SPARSE_INT8.value, "compiler.quantization.schemes.compressed", "sparse_int8")
 
 
 def quantize_as(

@@ -24,7 +24,7 @@ def round_weights(model: ir.Model, start: Quantized, data: Dataset) -> Quantized
     if data.count < max(FEWEST, HELD_OUT_EVERY * data.batch):
         return start
     held = np.arange(data.count) % HELD_OUT_EVERY == 0
-    seen, judges = _part(data, ~held), _part(data, held)
+    seen, judges = part(data, ~held), part(data, held)
     layers = _layers(model, start)
     if not layers:
         return start
@@ -41,7 +41,7 @@ def round_weights(model: ir.Model, start: Quantized, data: Dataset) -> Quantized
     adjusted = Candidate(model, start.spec, start.calibration, QuantizeOptions(), overrides).adjusted()
     note = f"{len(layers)} int4 weights rounded by second order"
     made = replace(start, model=perform(adjusted, start.spec))
-    before, after = (_noise(model, one.model, judges) for one in (start, made))
+    before, after = (noise(model, one.model, judges) for one in (start, made))
     if after >= before:
         return start
     gain = 10 * np.log10(before / max(after, 1e-300))
@@ -64,12 +64,12 @@ def _layers(model: ir.Model, start: Quantized) -> list[tuple[Layer, ConstantQuan
     return found
 
 
-def _part(data: Dataset, mask: Array) -> Dataset:
+def part(data: Dataset, mask: Array) -> Dataset:
     feeds = {name: array[mask] for name, array in data.feeds.items()}
     return Dataset(feeds, None, content_digest(feeds, None), data.batch)
 
 
-def _noise(model: ir.Model, quantized: ir.Model, data: Dataset) -> float:
+def noise(model: ir.Model, quantized: ir.Model, data: Dataset) -> float:
     """The summed squared error of the outputs, each relative to its own energy."""
     outputs = []
     for one in (model, quantized):

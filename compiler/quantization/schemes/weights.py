@@ -35,7 +35,7 @@ _OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Gather")
 
 
 @dataclass(frozen=True, slots=True)
-class _Weight:
+class LargeWeight:
     """``axis``: the output channels. ``reduced``: the axis that blocks cut, None where blocks make no sense."""
 
     node: ir.Node
@@ -65,7 +65,7 @@ def _quantized(model: ir.Model, options: QuantizeOptions, bits: int) -> Quantize
     decisions = {
         name_of(n): NodeDecision(n.op_type, NodePrecision.FLOAT32, "it has no large weight") for n in model.graph
     }
-    for weight in _weights(model, options):
+    for weight in large_weights(model, options):
         name = name_of(weight.node)
         if name in options.keep_float:
             decisions[name] = NodeDecision(weight.node.op_type, NodePrecision.FLOAT32, "kept in float by request")
@@ -81,7 +81,8 @@ def _plain(options: QuantizeOptions) -> dict[str, object]:
     return {**asdict(options), "keep_float": sorted(options.keep_float)}
 
 
-def _weights(model: ir.Model, options: QuantizeOptions) -> Iterator[_Weight]:
+def large_weights(model: ir.Model, options: QuantizeOptions) -> Iterator[LargeWeight]:
+    """The constant weights of at least FEWEST_ELEMENTS, in the graph's order."""
     for node in model.graph:
         if node.op_type not in _OPERATORS or len(node.inputs) < 2:
             continue
@@ -91,10 +92,10 @@ def _weights(model: ir.Model, options: QuantizeOptions) -> Iterator[_Weight]:
             continue
         axis = (0 if node.op_type == "Gather" else weight_axis(node)) if options.per_channel else None
         reduced = 1 - axis if axis is not None and array.ndim == 2 and node.op_type != "Gather" else None
-        yield _Weight(node, index, array, axis, reduced)
+        yield LargeWeight(node, index, array, axis, reduced)
 
 
-def _parameters(weight: _Weight, options: QuantizeOptions, bits: int) -> tuple[QParams, str]:
+def _parameters(weight: LargeWeight, options: QuantizeOptions, bits: int) -> tuple[QParams, str]:
     eight = weight_params(weight.array, weight.axis, options.weights)
     if bits == 8:
         return eight, "int8 weights"
@@ -108,7 +109,7 @@ def _parameters(weight: _Weight, options: QuantizeOptions, bits: int) -> tuple[Q
     return four, f"int4 weights, {kept:.1f} dB"
 
 
-def _why_not_four(weight: _Weight) -> str:
+def _why_not_four(weight: LargeWeight) -> str:
     channels = weight.array.shape[weight.axis] if weight.axis is not None else 1
     per_channel = weight.array.size // channels
     if per_channel < FEWEST_PER_CHANNEL:
@@ -116,7 +117,7 @@ def _why_not_four(weight: _Weight) -> str:
     return ""
 
 
-def _four_bits(weight: _Weight, block_size: int | None) -> QParams:
+def _four_bits(weight: LargeWeight, block_size: int | None) -> QParams:
     if block_size and weight.reduced is not None and weight.array.shape[weight.reduced] % block_size == 0:
         return _blocked(weight.array, weight.reduced, block_size)
     axis = weight.axis

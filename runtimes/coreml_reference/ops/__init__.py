@@ -2,8 +2,10 @@
 
 from runtimes.coreml_reference.ops import (  # noqa: F401
     activation,
+    classification,
     compression,
     convolution,
+    detection,
     elementwise,
     indexing,
     layout,
@@ -13,5 +15,6 @@ from runtimes.coreml_reference.ops import (  # noqa: F401
     recurrent,
     reduction,
     resizing,
+    sampling,
     tensors,
 )

@@ -181,3 +181,24 @@ def _pairs(flat: Sequence[int]) -> list[tuple[int, int]]:
     if len(flat) != 4:
         raise ValueError(f"expected two pairs, got {list(flat)}")
     return [(flat[0], flat[1]), (flat[2], flat[3])]
+
+
+@evaluates("reverse_sequence")
+def reverse_sequence(call: Call) -> Array:
+    """Of each element of ``batch_axis``, the first ``lengths`` elements of ``seq_axis`` in reverse."""
+    x, lengths = call["x"], call.ints("lengths")
+    steps, batch = call.int("seq_axis", 0) % x.ndim, call.int("batch_axis", 0) % x.ndim
+    if steps == batch or len(lengths) != x.shape[batch] or not all(0 <= n <= x.shape[steps] for n in lengths):
+        raise ValueError(f"lengths {lengths} along axis {steps} do not fit {list(x.shape)}")
+    result = np.moveaxis(x.copy(), (batch, steps), (0, 1))
+    for row, length in zip(result, lengths, strict=True):
+        row[:length] = row[:length][::-1].copy()
+    return np.moveaxis(result, (0, 1), (batch, steps))
+
+
+@evaluates("reshape_like")
+def reshape_like(call: Call) -> Array:
+    """The shapes of the reference tensors, each from ``begins`` to ``ends`` (to its end where masked), one behind the other."""
+    parts = zip(call.many("ref_tensors"), call.many("begins"), call.many("ends"), call.many("end_masks"), strict=True)
+    shape = [d for ref, begin, end, whole in parts for d in ref.shape[int(begin) : None if bool(whole) else int(end)]]
+    return call["x"].reshape(shape)

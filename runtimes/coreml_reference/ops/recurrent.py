@@ -1,4 +1,4 @@
-"""lstm and gru, step by step in float32. Source: coremltools MIL ops, iOS15 and iOS18 recurrent.py."""
+"""lstm, gru and rnn, step by step in float32. Source: coremltools MIL ops, iOS15 and iOS18 recurrent.py."""
 
 from __future__ import annotations
 
@@ -92,5 +92,23 @@ def gru(call: Call) -> tuple[Array, ...]:
         z = recurrent(xz + hz)
         o = final(xo + recurrent(xr + hr) * ho)
         h = (1 - z) * o + z * h
+        outputs[t] = h
+    return (outputs if call.bool("output_sequence") else h[None]), h
+
+
+@evaluates("rnn")
+def rnn(call: Call) -> tuple[Array, ...]:
+    """h = activation(W x + b + V h)"""
+    x, h = call.wide("x"), call.wide("initial_h")
+    activation, direction = _activation(call, "activation", "tanh"), call.str("direction", "forward")
+    if direction not in ("forward", "reverse"):
+        raise ValueError(f"direction {direction!r} is not known")
+    bias = call.get("bias")
+    projected = x @ call.wide("weight_ih").T + (0 if bias is None else bias)
+    weight = call.wide("weight_hh").T
+    outputs = np.empty((*x.shape[:2], h.shape[-1]), np.float32)
+    steps = range(x.shape[0])
+    for t in reversed(steps) if direction == "reverse" else steps:
+        h = activation(projected[t] + h @ weight)
         outputs[t] = h
     return (outputs if call.bool("output_sequence") else h[None]), h

@@ -12,7 +12,12 @@ from runtimes.session import Array
 
 
 def grid(mode: str, size: int, wanted: int) -> Array:
-    """Where output positions fall on the input axis, float64 [wanted], by the documented formula of each mode.
+    """``positions``, held within the axis."""
+    return np.clip(positions(mode, size, wanted), 0, size - 1)
+
+
+def positions(mode: str, size: float, wanted: int) -> Array:
+    """Where output positions fall on an input axis of ``size``, float64 [wanted], by the documented formula of each mode.
 
     Raises:
         ValueError: ``mode`` is unknown.
@@ -33,7 +38,7 @@ def grid(mode: str, size: int, wanted: int) -> Array:
         points = (i + 0.5) * (size / wanted) - 0.5
     else:
         raise ValueError(f"sampling mode {mode!r} is not known")
-    return np.clip(points, 0, size - 1)
+    return points
 
 
 def linear(x: Array, axis: int, wanted: int, mode: str) -> Array:

@@ -54,12 +54,26 @@ def _nets() -> dict[str, tuple[Any, tuple[int, ...]]]:
             x = x + self.out(mixed.transpose(1, 2).reshape(1, 7, 32))
             return x + self.narrow(nn.functional.gelu(self.wide(self.norm2(x))))
 
-    return {"cnn": (Cnn().eval(), (1, 3, 33, 32)), "transformer": (Transformer().eval(), (1, 7, 32))}
+    class Recurrent(nn.Module):  # type: ignore[misc, name-defined]
+        """Two layers of a bidirectional LSTM, a head on the last step."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(12, 16, num_layers=2, bidirectional=True, batch_first=True), nn.Linear(32, 6)
+
+        def forward(self, x: Any) -> Any:
+            return self.head(self.lstm(x)[0][:, -1])
+
+    return {
+        "cnn": (Cnn().eval(), (1, 3, 33, 32)),
+        "transformer": (Transformer().eval(), (1, 7, 32)),
+        "lstm": (Recurrent().eval(), (1, 9, 12)),
+    }
 
 
 @pytest.fixture(scope="session")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Array, Array]]:
-    """{net-precision: (package, x, PyTorch's y)}; one conversion each, all four in about ten seconds."""
+    """{net-precision: (package, x, PyTorch's y)}; one conversion each, all six in about ten seconds."""
     ct, torch = pytest.importorskip("coremltools"), pytest.importorskip("torch")
     made: dict[str, tuple[Path, Array, Array]] = {}
     for name, (net, shape) in _nets().items():
@@ -80,7 +94,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path,
 # float16 keeps 11 bits: one rounding is 2^-11; a dozen layers compound to a few of them relative to the largest output.
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "tolerance"), [("FLOAT32", 2e-6), ("FLOAT16", 4e-3)])
-@pytest.mark.parametrize("net", ["cnn", "transformer"])
+@pytest.mark.parametrize("net", ["cnn", "transformer", "lstm"])
 def test_a_converted_network_agrees_with_pytorch(
     converted: dict[str, tuple[Path, Array, Array]], net: str, precision: str, tolerance: float
 ) -> None:
@@ -116,6 +130,50 @@ def test_compressed_weights_decode_as_coremltools_decodes_them(
         compressed, decompressed = ours.run({"x": x})["y"], theirs.run({"x": x})["y"]
     np.testing.assert_allclose(compressed, decompressed, rtol=1e-5, atol=1e-5)
     assert np.abs(compressed - expected).max() > 0  # something was lost, so something was decoded
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["grouped", "int8-table", "sparse-palettized", "sparse-int8", "int4-blocks"])
+def test_joint_forms_of_coremltools_decode_as_it_decodes_them(config: str, tmp_path: Path) -> None:
+    """iOS18's combinations, made by coremltools' own optimizers and undone by its own decompression."""
+    ct, torch = pytest.importorskip("coremltools"), pytest.importorskip("torch")
+    cto = ct.optimize.coreml
+    net, shape = _nets()["transformer"]
+    x = torch.from_numpy(np.random.default_rng(1).standard_normal(shape).astype(np.float32))
+    model = ct.convert(
+        torch.jit.trace(net, x, check_trace=False), inputs=[ct.TensorType("x", shape, dtype=np.float32)],
+        outputs=[ct.TensorType("y", dtype=np.float32)], convert_to="mlprogram", skip_model_load=True,
+        compute_precision=ct.precision.FLOAT32, minimum_deployment_target=ct.target.iOS18,
+    )  # fmt: skip
+
+    def palettize(model: Any, joint: bool, granularity: str = "per_tensor") -> Any:
+        how = cto.OpPalettizerConfig(
+            mode="uniform", nbits=4, weight_threshold=64, granularity=granularity, group_size=8
+        )
+        return cto.palettize_weights(model, cto.OptimizationConfig(global_config=how), joint_compression=joint)
+
+    def quantize(model: Any, joint: bool, **more: Any) -> Any:
+        how = cto.OpLinearQuantizerConfig(weight_threshold=64, **more)
+        return cto.linear_quantize_weights(model, cto.OptimizationConfig(global_config=how), joint_compression=joint)
+
+    sparsity = cto.OptimizationConfig(
+        global_config=cto.OpMagnitudePrunerConfig(target_sparsity=0.4, weight_threshold=64)
+    )
+    small = {
+        "grouped": lambda: palettize(model, False, "per_grouped_channel"),
+        "int8-table": lambda: quantize(palettize(model, False), True, granularity="per_tensor"),
+        "sparse-palettized": lambda: palettize(cto.prune_weights(model, sparsity), True),
+        "sparse-int8": lambda: quantize(cto.prune_weights(model, sparsity), True),
+        "int4-blocks": lambda: quantize(model, False, dtype="int4", granularity="per_block", block_size=8),
+    }[config]()
+    small.save(str(tmp_path / "small.mlpackage"))
+    plain = cto.decompress_weights(small)
+    plain.save(str(tmp_path / "plain.mlpackage"))
+    with open_package(tmp_path / "small.mlpackage") as ours, open_package(tmp_path / "plain.mlpackage") as theirs:
+        compressed, decompressed = ours.run({"x": x.numpy()})["y"], theirs.run({"x": x.numpy()})["y"]
+    np.testing.assert_allclose(compressed, decompressed, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        assert np.abs(compressed - net(x).numpy()).max() > 1e-4  # something was lost, so something was decoded
 
 
 def test_the_authors_package_agrees_with_their_onnx(realdata: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from profiles.errors import EdgewrightError
 from runtimes.coreml_reference.session import open_package
 from runtimes.coreml_reference.types import DTYPES, decode
 from runtimes.errors import InferenceFailed, ModelLoadError
+from runtimes.registry import open_session
 from runtimes.session import Evidence
 from tests.runtimes.conftest import tensor, tiny_spec, write_package
 
@@ -84,7 +86,7 @@ def _image(spec: Any) -> None:
         (_escape, "leaves"),
         (_offset, "leaves the file"),
         (_metadata, "not JSON"),
-        (_image, "imageType"),
+        (_image, "colour space 0"),
     ],
 )
 def test_a_bad_program_is_refused(tmp_path: Path, damage: Callable[[Any], None], text: str) -> None:
@@ -122,6 +124,25 @@ def test_missing_and_empty_files_are_refused(tiny_package: Path, name: str) -> N
     (tiny_package / name).unlink()
     with pytest.raises(ModelLoadError):
         open_package(tiny_package)
+
+
+def test_a_folder_with_the_model_beside_its_weights(tiny_package: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tiny.mlmodelc"
+    shutil.copytree(tiny_package / "Data" / "com.apple.CoreML", folder)
+    x = np.array([[0, -5, 2], [3, 1, -1]], np.float32)
+    with open_session(folder) as ours, open_session(tiny_package) as package:
+        assert np.array_equal(ours.run({"x": x})["y"], package.run({"x": x})["y"])
+        assert ours.runtime.name == "coreml-reference"
+
+
+def test_a_compiled_model_is_told_from_a_damaged_one(tmp_path: Path) -> None:
+    (tmp_path / "x.mlmodelc").mkdir()
+    with pytest.raises(ModelLoadError, match=r"Manifest\.json"):
+        open_package(tmp_path / "x.mlmodelc")
+    (tmp_path / "x.mlmodelc" / "model.mil").write_text("program(1.0)")
+    with pytest.raises(ModelLoadError, match="compiled by Apple's coremlc") as caught:
+        open_package(tmp_path / "x.mlmodelc")
+    assert ".mlpackage" in caught.value.remedy
 
 
 def test_random_damage_never_escapes_as_another_error(tiny_package: Path) -> None:

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compiler.exporters.coreml.context import Context, Unsupported, int_attr, ints_attr, output_shape, string_attr
+from compiler.exporters.coreml.context import (
+    Context,
+    Unsupported,
+    int_attr,
+    ints_attr,
+    is_fixed,
+    known_shape,
+    string_attr,
+)
 from compiler.exporters.coreml.lowering.table import LOWERINGS
 from compiler.exporters.coreml.lowering.windows import interleave, window_of
 from compiler.exporters.coreml.target import Var
@@ -43,8 +51,10 @@ def conv_transpose(ctx: Context, node: ir.Node) -> None:
     before the bias, because no input reaches it.
     """
     x, weight = ctx.input(node, 0), ctx.input(node, 1)
-    out = output_shape(node)
-    begin, end = _transpose_pads(node, x.shape[2:], weight.shape[2:], out[2:])
+    if is_fixed(x.shape[2:]):
+        begin, end = _transpose_pads(node, x.shape[2:], weight.shape[2:], _spatial(node))
+    else:
+        begin, end = _stated_pads(node, len(weight.shape) - 2)
     beyond = [max(0, -e) for e in end]
     bias, late_bias = _bias(ctx, node)
     if any(beyond) and bias is not None:
@@ -67,6 +77,19 @@ def conv_transpose(ctx: Context, node: ir.Node) -> None:
             x=result, pad=pads, mode="constant", constant_val=ctx.scalar(0), name=ctx.name(node, suffix="_padded")
         )
     ctx.set(node.outputs[0], _add_bias(ctx, node, result, late_bias))
+
+
+def _spatial(node: ir.Node) -> tuple[int, ...]:
+    """Height, width and the like of the result; the batch may be flexible."""
+    return tuple(size or 0 for size in known_shape(node.outputs[0])[2:])
+
+
+def _stated_pads(node: ir.Node, rank: int) -> tuple[list[int], list[int]]:
+    """As ``_transpose_pads`` for flexible sizes: the paddings that the node states, less its output padding."""
+    if string_attr(node, "auto_pad", "NOTSET").startswith("SAME") or "output_shape" in node.attributes:
+        raise Unsupported("it pads by the size, which is flexible", "State the padding, or fix the sizes.")
+    pads, more = ints_attr(node, "pads", [0] * 2 * rank), ints_attr(node, "output_padding", [0] * rank)
+    return pads[:rank], [p - m for p, m in zip(pads[rank:], more, strict=True)]
 
 
 def _transpose_pads(

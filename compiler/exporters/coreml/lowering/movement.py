@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compiler.exporters.coreml.context import Context, int_attr, ints_attr, is_empty, output_shape, string_attr
+from compiler.exporters.coreml.context import (
+    Context,
+    Unsupported,
+    int_attr,
+    ints_attr,
+    is_empty,
+    known_shape,
+    string_attr,
+)
 from compiler.exporters.coreml.lowering.table import LOWERINGS
 
 if TYPE_CHECKING:
@@ -38,11 +46,14 @@ def split(ctx: Context, node: ir.Node) -> None:
     """The sizes are those of the hub's outputs, however the node states them; empty parts are not written."""
     x = ctx.input(node, 0)
     axis = int_attr(node, "axis", 0) % x.rank
-    parts = [i for i in range(len(node.outputs)) if output_shape(node, i)[axis]]
+    lengths = [known_shape(output)[axis] for output in node.outputs]
+    if None in lengths:
+        raise Unsupported(f"it splits axis {axis}, which is flexible", "Fix that axis.")
+    parts = [i for i, length in enumerate(lengths) if length]
     if len(parts) == 1:
         ctx.set(node.outputs[parts[0]], ctx.mb.identity(x=x, name=ctx.name(node, parts[0])))
         return
-    sizes = [output_shape(node, i)[axis] for i in parts]
+    sizes = [lengths[i] for i in parts]
     results = ctx.mb.split(x=x, split_sizes=sizes, axis=axis, name=ctx.name(node))
     for index, result in zip(parts, results, strict=True):
         result.name = ctx.name(node, index)

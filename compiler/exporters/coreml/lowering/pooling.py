@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compiler.exporters.coreml.constants import Array
-from compiler.exporters.coreml.context import Context, Unsupported, int_attr, ints_attr, is_used, output_shape
+from compiler.exporters.coreml.context import Context, Unsupported, int_attr, ints_attr, is_fixed, is_used, known_shape
 from compiler.exporters.coreml.lowering.table import LOWERINGS
 from compiler.exporters.coreml.lowering.windows import Window, interleave, window_of
 
@@ -21,7 +21,18 @@ def _window(ctx: Context, node: ir.Node, sizes: tuple[int, ...]) -> tuple[Window
     window = window_of(node, ints_attr(node, "kernel_shape", []), sizes)
     if any(d != 1 for d in window.dilations):
         raise Unsupported(f"Core ML's pooling has no dilations, found {window.dilations}")
-    return window, window.end_for(sizes, output_shape(node)[2:])
+    if not is_fixed(sizes):
+        if int_attr(node, "ceil_mode", 0):
+            raise Unsupported(
+                "ceil_mode pads by the size, which is flexible", "Fix the sizes, or pool without ceil_mode."
+            )
+        return window, window.end
+    return window, window.end_for(sizes, _spatial(node))
+
+
+def _spatial(node: ir.Node) -> tuple[int, ...]:
+    """Height, width and the like of the result; the batch may be flexible."""
+    return tuple(size or 0 for size in known_shape(node.outputs[0])[2:])
 
 
 @LOWERINGS.lowers("MaxPool")
@@ -58,7 +69,7 @@ def average_pool(ctx: Context, node: ir.Node) -> None:
     )
     if include and any(e > own for e, own in zip(end, window.end, strict=True)):
         # MIL divides by the whole kernel; ONNX counts the model's own padding but not what ceil_mode adds.
-        factors = _ceil_factors(window, x.shape[2:], output_shape(node)[2:])
+        factors = _ceil_factors(window, x.shape[2:], _spatial(node))
         result = ctx.mb.mul(x=result, y=ctx.array(factors), name=ctx.name(node, suffix="_recounted"))
     ctx.set(node.outputs[0], result)
 

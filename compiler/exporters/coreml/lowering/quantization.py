@@ -43,7 +43,7 @@ def dequantize_linear(ctx: Context, node: ir.Node) -> None:
     if source is None:
         raise Unsupported("its input 0 is missing")
     if ctx.is_constant(source):
-        ctx.set_weight(node.outputs[0], _constant(ctx, node, ctx.weight(source).values()))
+        ctx.set_weight(node.outputs[0], _constant(ctx, node, ctx.weight(source)))
         return
     x = ctx.var(source)
     scale, zero, axis = _parameters(ctx, node, x.rank)
@@ -52,8 +52,9 @@ def dequantize_linear(ctx: Context, node: ir.Node) -> None:
     ctx.set(node.outputs[0], result)
 
 
-def _constant(ctx: Context, node: ir.Node, data: Array) -> Weight:
+def _constant(ctx: Context, node: ir.Node, source: Weight) -> Weight:
     """An integer weight or bias as the file will hold it."""
+    data, palette = source.values(), source.palette
     if data.dtype in (np.int8, np.uint8) and ctx.target.version < 16:
         raise Unsupported(
             f"integer weights need iOS16, the deployment target is {ctx.target.name}",
@@ -67,7 +68,7 @@ def _constant(ctx: Context, node: ir.Node, data: Array) -> Weight:
         )
     if not blocks:
         scale, zero, axis = _parameters(ctx, node, data.ndim, data.dtype)
-        return Weight(data, scale, zero, axis)
+        return Weight(data, scale, zero, axis, palette)
     scales, zeros = ctx.constant(node, 1), ctx.constant(node, 2)
     assert scales is not None  # the operator's definition requires it
     if any(size % count for size, count in zip(data.shape, scales.shape, strict=True)):

@@ -11,6 +11,7 @@ from compiler.exporters.coreml.context import (
     Unsupported,
     int_attr,
     ints_attr,
+    is_fixed,
     output_shape,
     string_attr,
 )
@@ -36,7 +37,11 @@ _SAMPLING = {
 @LOWERINGS.lowers("Resize", since=11)
 def resize(ctx: Context, node: ir.Node) -> None:
     """x: [..., height, width]; rank 3 is treated as one row."""
-    x, out = ctx.input(node, 0), output_shape(node)
+    x = ctx.input(node, 0)
+    if not is_fixed(x.shape):
+        ctx.set(node.outputs[0], _by_factors(ctx, node, x))
+        return
+    out = output_shape(node)
     _check(ctx, node, tuple(x.shape), out)
     flat = x.rank == 3
     if flat:
@@ -47,6 +52,34 @@ def resize(ctx: Context, node: ir.Node) -> None:
     else:
         result = _linear(ctx, node, x, height, width)
     ctx.set(node.outputs[0], reshape_to(ctx, node, result, out, "_line") if flat else result)
+
+
+def _by_factors(ctx: Context, node: ir.Node, x: Var) -> Var:
+    """Whole upsampling factors, which need no sizes: nearest by copies, linear between pixel centres since iOS16."""
+    scales = ctx.constant(node, 2)
+    if scales is None or scales.size != 4 or x.rank != 4 or "axes" in node.attributes:
+        raise Unsupported(
+            "it resizes to a size, and its input is flexible", "State scales for all axes, or fix the sizes."
+        )
+    tall, wide = (float(scale) for scale in scales[2:])
+    if list(scales[:2]) != [1, 1] or not (tall.is_integer() and wide.is_integer()):
+        raise Unsupported(f"flexible sizes are resized by whole factors of height and width, found {scales.tolist()}")
+    if string_attr(node, "mode", "nearest") == "nearest":
+        _require_copies(node, tall, wide)
+        return ctx.mb.upsample_nearest_neighbor(
+            x=x, scale_factor_height=int(tall), scale_factor_width=int(wide), name=ctx.name(node)
+        )
+    transform = string_attr(node, "coordinate_transformation_mode", "half_pixel")
+    if string_attr(node, "mode", "nearest") != "linear" or transform != "half_pixel" or ctx.target.version < 16:
+        raise Unsupported("flexible sizes are resized by nearest, or linear with half_pixel since iOS16")
+    return ctx.mb.upsample_bilinear(
+        x=x,
+        scale_factor_height=tall,
+        scale_factor_width=wide,
+        align_corners=False,
+        half_pixel_centers=True,
+        name=ctx.name(node),
+    )
 
 
 def _check(ctx: Context, node: ir.Node, sizes: tuple[int, ...], out: tuple[int, ...]) -> None:
@@ -69,22 +102,28 @@ def _check(ctx: Context, node: ir.Node, sizes: tuple[int, ...], out: tuple[int, 
 
 
 def _nearest(ctx: Context, node: ir.Node, x: Var, height: int, width: int) -> Var:
-    """Whole factors only, in the modes where every copy of a pixel rounds to that pixel."""
     tall, wide = height / x.shape[-2], width / x.shape[-1]
+    _require_copies(node, tall, wide, single=1 in (height, width))
+    return ctx.mb.upsample_nearest_neighbor(
+        x=x, scale_factor_height=int(tall), scale_factor_width=int(wide), name=ctx.name(node)
+    )
+
+
+def _require_copies(node: ir.Node, tall: float, wide: float, single: bool = False) -> None:
+    """Whole factors only, in the modes where every copy of a pixel rounds to that pixel. Raises Unsupported.
+
+    ``single``: whether a side of the result has one element, which pytorch_half_pixel places differently.
+    """
     transform = string_attr(node, "coordinate_transformation_mode", "half_pixel")
     rounding = string_attr(node, "nearest_mode", "round_prefer_floor")
     copies = (transform == "asymmetric" and rounding == "floor") or (
         transform in ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel") and rounding.startswith("round")
     )
-    single = transform == "pytorch_half_pixel" and 1 in (height, width)
-    if not copies or single or not (tall.is_integer() and wide.is_integer()):
+    if not copies or (single and transform == "pytorch_half_pixel") or not (tall.is_integer() and wide.is_integer()):
         raise Unsupported(
             f"nearest by {tall:g} x {wide:g} in mode {transform}/{rounding} has no equivalent",
             "Use whole upsampling factors with mode asymmetric/floor or half_pixel/round_prefer_floor.",
         )
-    return ctx.mb.upsample_nearest_neighbor(
-        x=x, scale_factor_height=int(tall), scale_factor_width=int(wide), name=ctx.name(node)
-    )
 
 
 def _linear(ctx: Context, node: ir.Node, x: Var, height: int, width: int) -> Var:

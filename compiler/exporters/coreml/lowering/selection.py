@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compiler.exporters.coreml.context import Context, Unsupported, int_attr, optional_input, output_shape
+from compiler.exporters.coreml.context import Context, Unsupported, int_attr, known_shape, optional_input
 from compiler.exporters.coreml.lowering.shape import reshape_to
 from compiler.exporters.coreml.lowering.table import LOWERINGS
 from compiler.exporters.coreml.target import Var
@@ -46,8 +46,8 @@ def gather(ctx: Context, node: ir.Node) -> None:
     if indices.rank == 0:
         indices = reshape_to(ctx, node, indices, (1,), "_indices_1d")
     result = ctx.mb.gather(x=x, indices=indices, axis=axis, name=ctx.name(node))
-    if tuple(result.shape) != output_shape(node):
-        result = reshape_to(ctx, node, result, output_shape(node), "_squeezed")
+    if result.rank != len(known_shape(node.outputs[0])):
+        result = ctx.mb.squeeze(x=result, axes=[axis], name=ctx.name(node, suffix="_squeezed"))
     ctx.set(node.outputs[0], result)
 
 

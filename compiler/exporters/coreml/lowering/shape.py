@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compiler.exporters.coreml.context import Context, Unsupported, is_used, optional_input, output_shape
+from compiler.exporters.coreml.context import (
+    Context,
+    Unsupported,
+    is_fixed,
+    is_used,
+    known_shape,
+    optional_input,
+    output_shape,
+)
 from compiler.exporters.coreml.lowering.table import LOWERINGS
 from compiler.exporters.coreml.target import Var
 
@@ -38,7 +46,29 @@ def broadcast_to(ctx: Context, node: ir.Node, x: Var, shape: tuple[int, ...], su
 @LOWERINGS.lowers("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def reshape(ctx: Context, node: ir.Node) -> None:
     """The hub's inferred shape already answers 0, -1 and the axes."""
-    ctx.set(node.outputs[0], reshape_to(ctx, node, ctx.input(node, 0), output_shape(node), ""))
+    x, shape = ctx.input(node, 0), known_shape(node.outputs[0])
+    if is_fixed(x.shape):
+        ctx.set(node.outputs[0], reshape_to(ctx, node, x, output_shape(node), ""))
+    elif node.op_type in ("Squeeze", "Unsqueeze"):
+        operation = ctx.mb.squeeze if node.op_type == "Squeeze" else ctx.mb.expand_dims
+        axes = ctx.ints(node, 1) or [axis for axis, size in enumerate(x.shape) if size == 1]
+        ctx.set(node.outputs[0], operation(x=x, axes=axes, name=ctx.name(node)))
+    else:
+        ctx.set(node.outputs[0], ctx.mb.reshape(x=x, shape=_open_shape(shape), name=ctx.name(node)))
+
+
+def _open_shape(shape: tuple[int | None, ...]) -> list[int]:
+    """``shape`` with -1 for the one size that follows from the others, for an input with flexible axes."""
+    free = [axis for axis, size in enumerate(shape) if size is None]
+    if len(free) != 1:
+        shown = "x".join("?" if d is None else str(d) for d in shape)
+        reason = (
+            f"its result {shown} is fixed while its input is flexible"
+            if not free
+            else f"its result {shown} has two unknowns"
+        )
+        raise Unsupported(reason, "Write the flexible axis as -1 in the source's reshape, or fix it.")
+    return [-1 if axis in free else int(size or 0) for axis, size in enumerate(shape)]
 
 
 @LOWERINGS.lowers("Expand")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from compiler.exporters.coreml.context import Unsupported, ints_attr, string_attr
+from compiler.exporters.coreml.context import Unsupported, ints_attr, is_fixed, string_attr
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -49,6 +49,8 @@ def window_of(node: ir.Node, kernel: Sequence[int], sizes: Sequence[int]) -> Win
     auto_pad = string_attr(node, "auto_pad", "NOTSET")
     pads = ints_attr(node, "pads", [0] * 2 * rank)
     if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+        if not is_fixed(sizes):
+            raise Unsupported(f"{auto_pad} pads by the size, which is flexible", "State the padding, or fix the sizes.")
         totals = [
             max(0, (-(-size // s) - 1) * s + (k - 1) * d + 1 - size)
             for size, s, k, d in zip(sizes, strides, kernel, dilations, strict=True)

@@ -47,7 +47,9 @@ def _execute(operation: Any, values: dict[str, Any]) -> None:
         values[operation.outputs[0].name] = _constant(operation.outputs[0].val)
         return
     if kind.startswith("constexpr_"):
-        values[operation.outputs[0].name] = _constant(operation.materialized_val_inference())
+        decoded = _decoded(operation, values)
+        for variable, array in zip(operation.outputs, decoded, strict=True):
+            values[variable.name] = _constant(array)
         return
     arguments: dict[str, Any] = {}
     for name, variable in operation.inputs.items():
@@ -59,6 +61,27 @@ def _execute(operation: Any, values: dict[str, Any]) -> None:
     for variable, result in zip(operation.outputs, results if isinstance(results, tuple) else (results,), strict=True):
         assert tuple(result.shape) == tuple(variable.shape or ()), (operation.name, result.shape, variable.shape)
         values[variable.name] = result
+
+
+def _decoded(operation: Any, values: dict[str, Any]) -> tuple[Any, ...]:
+    """What coremltools decodes; a chain of constexpr operations, which it does not follow everywhere, step by step."""
+    inputs = [v for v in operation.inputs.values() if v is not None]
+    if any(v.name in values and v.op is not None and v.op.op_type.startswith("constexpr_") for v in inputs):
+        named = {k: values[v.name].numpy() if v.name in values else v.val for k, v in operation.inputs.items() if v}
+        result = type(operation).decompress(**named, **({"vector_axis": None} if "lut" in named else {}))
+    else:
+        result = operation.materialized_val_inference()
+    return result if isinstance(result, tuple) else (result,)
+
+
+def program_of(path: Path) -> Any:
+    """The main function, as coremltools reads it."""
+    import coremltools as ct
+    from coremltools.converters.mil.frontend.milproto.load import load
+
+    spec = ct.utils.load_spec(str(path))
+    program = load(spec, spec.specificationVersion, str(path / "Data/com.apple.CoreML/weights"))
+    return program.functions["main"]
 
 
 def _read(variable: Any, values: dict[str, Any]) -> Any:
