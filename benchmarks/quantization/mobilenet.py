@@ -71,7 +71,9 @@ def write_images(path: Path, count: int) -> None:
 
 def measured(folder: Path, count: int, observer: str, profile: bool) -> str:
     command = [sys.executable, "-m", __spec__.name, "--child", str(folder), "--observer", observer]
-    done = subprocess.run([*command, *(["--profile"] if profile else [])], check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [*command, *(["--profile"] if profile else [])], check=True, stdout=subprocess.PIPE, text=True
+    )
     *report, last = done.stdout.strip().splitlines()
     if report:
         print("\n".join(report), file=sys.stderr)

@@ -63,7 +63,8 @@ def collect(
     observers: dict[str, Observer] = {v.name: make() for v in model.graph.inputs if v.name and _is_float(v)}
     for name, array in dataset.feeds.items():
         if name in observers:
-            observers[name].update(array)
+            for start in range(0, dataset.count, dataset.batch):
+                observers[name].update(array[start : start + dataset.batch])
     groups = list(tap_groups(model, values, group_bytes))
     runs = len(groups) * math.ceil(dataset.count / dataset.batch)
     LOGGER.info("calibrating on %d samples, %d pass(es), observer %s", dataset.count, len(groups), observer)

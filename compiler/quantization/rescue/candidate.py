@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from compiler.calibration.collect import Calibration, collect
-from compiler.calibration.dataset import Dataset, content_digest
+from compiler.calibration.dataset import Dataset
 from compiler.errors import DataError
 from compiler.hub_session import open_hub
 from compiler.passes.edit import refold
@@ -142,7 +142,7 @@ def make_bench(hub: ir.Model, dataset: Dataset) -> Bench:
             remedy=f"Give at least {max(FEWEST, HELD_OUT_EVERY * dataset.batch)} samples (100 and more work better).",
         )
     judge = np.arange(dataset.count) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-    return judged_on(hub, _subset(dataset, ~judge), _subset(dataset, judge))
+    return judged_on(hub, *(dataset.select(np.flatnonzero(mask).tolist()) for mask in (~judge, judge)))
 
 
 def judged_on(hub: ir.Model, train: Dataset, held_out: Dataset) -> Bench:
@@ -150,9 +150,3 @@ def judged_on(hub: ir.Model, train: Dataset, held_out: Dataset) -> Bench:
     with open_hub(hub) as session:
         truth = run_dataset(session, dict(held_out.feeds))
     return Bench(hub, train, held_out, truth)
-
-
-def _subset(dataset: Dataset, chosen: Array) -> Dataset:
-    feeds = {name: array[chosen] for name, array in dataset.feeds.items()}
-    labels = None if dataset.labels is None else dataset.labels[chosen]
-    return Dataset(feeds, labels, content_digest(feeds, labels), dataset.batch)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from compiler.calibration.dataset import Dataset, content_digest
+from compiler.calibration.dataset import Dataset
 from compiler.hub_session import open_hub
 from compiler.quantization.engine import Quantized
 from compiler.quantization.perform import perform
@@ -24,7 +24,7 @@ def round_weights(model: ir.Model, start: Quantized, data: Dataset) -> Quantized
     if data.count < max(FEWEST, HELD_OUT_EVERY * data.batch):
         return start
     held = np.arange(data.count) % HELD_OUT_EVERY == 0
-    seen, judges = _part(data, ~held), _part(data, held)
+    seen, judges = (data.select(np.flatnonzero(mask).tolist()) for mask in (~held, held))
     layers = _layers(model, start)
     if not layers:
         return start
@@ -62,11 +62,6 @@ def _layers(model: ir.Model, start: Quantized) -> list[tuple[Layer, ConstantQuan
         if weight is not None and weight.shape[2] <= MOST_COLUMNS and source.name:
             found.append((Layer(node, source.name, len(weight), weight), constant))
     return found
-
-
-def _part(data: Dataset, mask: Array) -> Dataset:
-    feeds = {name: array[mask] for name, array in data.feeds.items()}
-    return Dataset(feeds, None, content_digest(feeds, None), data.batch)
 
 
 def _noise(model: ir.Model, quantized: ir.Model, data: Dataset) -> float:
