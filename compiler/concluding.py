@@ -7,6 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from compiler.cache import tool_versions
 from compiler.checking import Checked
 from compiler.draft import write_draft
@@ -32,7 +34,7 @@ from compiler.report.write import write_report
 from compiler.request import BuildRequest, Data, Plan
 from compiler.stages import Exported, Shaped
 from compiler.variants import Variant, strictest
-from compiler.verification.metrics import accuracy
+from compiler.verification.metrics import Accuracy, accuracy
 from compiler.verification.verify import Verified
 from runtimes.artifact.files import sha256_tree, size_tree
 
@@ -72,7 +74,7 @@ def conclude(
         schemes=dict(shaped.schemes),
         artifacts=artifacts,
         agreement=checked.agreement,
-        warnings=_warnings(request, plan, data),
+        warnings=_warnings(request, plan, data, source_accuracy),
         updates=_updates(exported, plan),
     )
     for warning in report.warnings:
@@ -197,7 +199,7 @@ def _data_facts(data: Data) -> dict[str, Any]:
     }
 
 
-def _warnings(request: BuildRequest, plan: Plan, data: Data) -> tuple[str, ...]:
+def _warnings(request: BuildRequest, plan: Plan, data: Data, source: Accuracy | None) -> tuple[str, ...]:
     warnings = []
     if request.calibration is None and not (request.profiles or request.precisions or plan.already):
         warnings.append("INT8 was left out: it needs --calibration DATA.")
@@ -205,6 +207,19 @@ def _warnings(request: BuildRequest, plan: Plan, data: Data) -> tuple[str, ...]:
         warnings.append("Nothing but random inputs was compared: give --evaluate DATA to measure accuracy.")
     elif data.evaluation.labels is None:
         warnings.append("The evaluation data has no labels: accuracy was not measured.")
+    warnings += _no_better_than_chance(source, data)
     if data.calibration is not None:
         warnings += data.calibration.warnings
     return tuple(warnings)
+
+
+def _no_better_than_chance(source: Accuracy | None, data: Data) -> list[str]:
+    """A source that only guesses was fed with what it was not made for; everything measured on such data means nothing."""
+    labels = data.evaluation.labels if data.evaluation is not None else None
+    classes = 0 if labels is None else len(np.unique(labels))
+    if source is None or classes < 2 or source.low > 1 / classes:
+        return []
+    return [
+        f"The source itself answers {source.value:.1%} of the samples right, where guessing among their {classes} classes gives "
+        f"{1 / classes:.1%}: check the labels' order and the data's layout, colour order and range."
+    ]

@@ -52,6 +52,11 @@ class Histogram:
         """[span + 1] float64."""
         return np.asarray((self._start + np.arange(len(self._counts) + 1)) * self.width, np.float64)
 
+    def share_outside(self, low: float, high: float) -> float:
+        """Share of the values outside [low, high], to within a bin at either end."""
+        outside = self.counts[(self.centers < low) | (self.centers > high)].sum()
+        return float(outside / max(int(self.counts.sum()), 1))
+
     def update(self, values: Array) -> None:
         """Count ``values`` (finite, any shape, float32)."""
         if not values.size:

@@ -71,7 +71,9 @@ PRECISIONS = ("fp32", "fp16", "int8", "int16x8", "int8-dynamic", "int8-weights",
     metavar="SHARE",
     help="Share of channels to remove, e.g. 0.25.",
 )
-@click.option("--observer", help="How activation ranges are found: min-max, percentile or mse.")
+@click.option(
+    "--observer", help="How activation ranges are found: min-max, moving-average, percentile, mse or entropy."
+)
 @click.option(
     "--quantizer",
     default="edgewright",

@@ -59,7 +59,7 @@ def means(model: ir.Model, nodes: Sequence[ir.Node], dataset: Dataset) -> dict[s
     names = [value_name(node.outputs[0]) for node in nodes]
     sums: dict[str, NDArray[np.float64]] = {}
     batches = 0
-    for values in stream(model, names, dict(dataset.feeds)):
+    for values in stream(model, names, dataset.feeds):
         batches += 1
         for name in names:
             array = values[name].astype(np.float64)

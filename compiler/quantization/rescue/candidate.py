@@ -126,7 +126,7 @@ class Bench:
     def score(self, model: ir.Model) -> Score:
         """Run a quantized hub over the held-out samples."""
         with open_hub(model) as session:
-            found = parity(run_dataset(session, dict(self.held_out.feeds)), self.truth)
+            found = parity(run_dataset(session, self.held_out.feeds), self.truth)
         return Score(found.snr_db, found.agreement, found.samples)
 
 
@@ -148,5 +148,5 @@ def make_bench(hub: ir.Model, dataset: Dataset) -> Bench:
 def judged_on(hub: ir.Model, train: Dataset, held_out: Dataset) -> Bench:
     """A bench whose ``held_out`` samples were chosen by the caller."""
     with open_hub(hub) as session:
-        truth = run_dataset(session, dict(held_out.feeds))
+        truth = run_dataset(session, held_out.feeds)
     return Bench(hub, train, held_out, truth)

@@ -114,7 +114,7 @@ def gather(model: ir.Model, layers: Sequence[Layer], data: Dataset, positions: i
     rows: dict[str, int] = {}
     rng = np.random.default_rng(0)
     names = list(dict.fromkeys(layer.source for layer in layers))
-    for values in stream(model, names, dict(few.feeds)):
+    for values in stream(model, names, few.feeds):
         for layer in layers:
             name = name_of(layer.node)
             x = _rows(layer, values, rng, positions)  # [groups, rows, columns]
