@@ -94,7 +94,7 @@ def replanned(old: Candidate, options: QuantizeOptions) -> Candidate:
         elif kept is not None and one.role is Role.BIAS:
             source = sources[one.node]
             assert source is not None
-            scale_in = float(spec.activations[value_name(source)].scale[0])
+            scale_in = float(spec.seen(one.node, value_name(source)).scale[0])
             one = ConstantQuant(one.node, one.index, one.role, bias_params(scale_in, kept))
         constants.append(one)
     return replace(moved, spec=replace(spec, constants=tuple(constants)))

@@ -15,7 +15,8 @@ from compiler.quantization.plan import QuantizeOptions
 from compiler.quantization.rescue.bias import correct_biases, correctable, means
 from compiler.quantization.rescue.candidate import candidate, make_bench, replanned
 from compiler.quantization.rescue.equalise import equalised, find_pairs
-from compiler.quantization.rescue.islands import Sensitivity, keep_sensitive_in_float, knapsack, measure_sensitivity
+from compiler.quantization.rescue.islands import keep_sensitive_in_float, measure_sensitivity
+from compiler.quantization.rescue.knapsack import Sensitivity, knapsack
 from compiler.quantization.rescue.rounding import gptq, round_second_order
 from compiler.quantization.spec import NodePrecision
 from compiler.quantization.structure import name_of
@@ -180,7 +181,7 @@ def test_sensitivity_is_what_quantizing_anew_without_the_node_gains() -> None:
     base = snr(())
     for name in ("Conv_0", "Gemm_8"):
         assert table[name].gain_db == pytest.approx(snr((name,)) - base, abs=1e-6)
-        assert table[name].extra_bytes > 3 * 60
+        assert table[name].cost > 3 * 60
 
 
 MIXED = """
@@ -218,7 +219,7 @@ def test_the_knapsack_is_the_best_subset_that_fits() -> None:
     ]
     for budget in (10, 60, 120, 200):
         chosen = knapsack(table, budget)
-        cost = {s.node: s.extra_bytes for s in table}
+        cost = {s.node: s.cost for s in table}
         gain = {s.node: s.gain_power for s in table}
         assert sum(cost[n] for n in chosen) <= budget
         subsets = (c for k in range(10) for c in itertools.combinations(cost, k) if sum(cost[n] for n in c) <= budget)
