@@ -70,7 +70,7 @@ def _build_into(scratch: Path, request: BuildRequest, plan: Plan, progress: Prog
         imported = import_model(request.source, ImportOptions(batch=request.batch, allow_pickle=request.allow_pickle))
     with progress.stage("clean up"):
         hub = cleaned(imported.model, cache, scratch)
-    data = _load_data(request, imported, hub, plan)
+    data = load_data(request, imported, hub, plan)
     if request.io_layout is Layout.NHWC:
         hub, imported, data = _turn(hub, imported, data)
     _refuse_early(hub, plan)
@@ -96,7 +96,8 @@ def _turn(hub: ir.Model, imported: Imported, data: Data) -> tuple[ir.Model, Impo
     return turned.model, replace(imported, reference=reference), Data(calibration, evaluation, declared)
 
 
-def _load_data(request: BuildRequest, imported: Imported, hub: ir.Model, plan: Plan) -> Data:
+def load_data(request: BuildRequest, imported: Imported, hub: ir.Model, plan: Plan) -> Data:
+    """Calibration and evaluation data, checked against the model. Raises DataError, InputMismatch."""
     inputs = hub_inputs(imported.model)
     declared = _declared(request, inputs)
     calibration = load_dataset(request.calibration, inputs, declared) if request.calibration else None
