@@ -158,6 +158,8 @@ def int8_options(hub: ir.Model, plan: Plan, request: BuildRequest) -> QuantizeOp
         keep_float=tuple(sorted({*base.keep_float, *nodes_in(hub, floating)})),
         wide=values,
         weights=recipe.weights or base.weights,
+        # A file that takes and gives integers has one scale per output, whatever it holds.
+        split_outputs=all(v.integer_io is None or v.float_islands for v in plan.variants),
     )
 
 

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from compiler.calibration.collect import Calibration
 from compiler.calibration.observers import Range
 from compiler.errors import DataError
+from compiler.quantization.mixed import unlike_concats
 from compiler.quantization.params import (
     bias_params,
     constant_params,
@@ -53,6 +54,7 @@ class QuantizeOptions:
         keep_float: names of nodes to leave in float.
         block_size: int4 weights of matrices get a scale per so many inputs, else per output channel.
         wide: names of values to hold in int16 while the rest is int8 (compiler/quantization/wide.py).
+        split_outputs: leave final concatenations of unlike ranges in float (compiler/quantization/mixed.py).
     """
 
     observer: str = "mse"
@@ -62,6 +64,7 @@ class QuantizeOptions:
     keep_float: tuple[str, ...] = ()
     block_size: int | None = None
     wide: tuple[str, ...] = ()
+    split_outputs: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """For a spec's provenance: JSON types only."""
@@ -79,7 +82,7 @@ def plan(model: ir.Model, calibration: Calibration, options: QuantizeOptions | N
         DataError: the calibration lacks an activation, so it was made for another model.
     """
     options = options or QuantizeOptions()
-    structure = analyse(model, options.keep_float, options.activations)
+    structure = planned_structure(model, calibration, options)
     notes: list[str] = []
     ties = planned_ties(model, structure, calibration, options, notes)
     widening = widen(model, structure, ties, options.wide)
@@ -113,6 +116,13 @@ def _widened(decision: NodeDecision, wide: bool, options: QuantizeOptions) -> No
     if integer and wide:
         return replace(decision, precision=NodePrecision.INT16X8, reason="touches a value that eight bits do not carry")
     return decision
+
+
+def planned_structure(model: ir.Model, calibration: Calibration, options: QuantizeOptions) -> Structure:
+    """What becomes int8, now that ranges are known. Raises DataError."""
+    structure = analyse(model, options.keep_float, options.activations)
+    unlike = unlike_concats(model, structure, calibration.ranges) if options.split_outputs else {}
+    return analyse(model, options.keep_float, options.activations, unlike) if unlike else structure
 
 
 def planned_ties(

@@ -5,7 +5,7 @@ This is the first half of planning; calibration then observes exactly the activa
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
@@ -36,13 +36,19 @@ class Structure:
         return decision is not None and decision.precision is NodePrecision.INT8
 
 
-def analyse(model: ir.Model, keep_float: Collection[str] = (), activations: str = "int8") -> Structure:
+def analyse(
+    model: ir.Model,
+    keep_float: Collection[str] = (),
+    activations: str = "int8",
+    reasons: Mapping[str, str] | None = None,
+) -> Structure:
     """Decide every node's precision.
 
     Args:
         model: a float hub.
         keep_float: names of nodes to leave in float.
         activations: "int8" or "int16".
+        reasons: further nodes to leave in float, and why.
 
     Raises:
         DataError: ``keep_float`` names a node that the model does not have.
@@ -57,7 +63,8 @@ def analyse(model: ir.Model, keep_float: Collection[str] = (), activations: str 
         )
     structure = Structure()
     for node in model.graph:
-        structure.decisions[name_of(node)] = _decide(node, name_of(node) in keep_float, activations)
+        why = "asked for by keep_float" if name_of(node) in keep_float else (reasons or {}).get(name_of(node))
+        structure.decisions[name_of(node)] = _decide(node, why, activations)
     _follow_float(model, structure)
     _fuse(model, structure)
     structure.activations = _activations(model, structure)
@@ -87,8 +94,8 @@ def value_name(value: ir.Value) -> str:
     return value.name
 
 
-def _decide(node: ir.Node, keep: bool, activations: str) -> NodeDecision:
-    reason = "asked for by keep_float" if keep else _objection(node)
+def _decide(node: ir.Node, reason: str | None, activations: str) -> NodeDecision:
+    reason = reason or _objection(node)
     if reason is None and activations == "int16" and node.op_type in NO_INT16:
         reason = f"no target has an int16 kernel for {node.op_type}"
     if reason is not None:

@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from compiler.quantization.plan import planned_ties
+from compiler.quantization.plan import planned_structure, planned_ties
 from compiler.quantization.rescue.candidate import Bench, Candidate, judged_on, replanned
 from compiler.quantization.rescue.knapsack import Sensitivity, knapsack
-from compiler.quantization.structure import analyse, constant_of, name_of
+from compiler.quantization.structure import constant_of, name_of
 from compiler.quantization.wide import objection, widen
 
 # Of the model's multiply-accumulates, tried in turn; nodes between two groups count twice, so the last takes whatever helps.
@@ -57,7 +57,7 @@ def widen_sensitive(start: Candidate, bench: Bench) -> Iterator[tuple[str, Candi
 def find_groups(start: Candidate) -> list[Group]:
     """Groups of int8 values that can be wide, in graph order; the model's outputs stay int8."""
     options = start.options
-    structure = analyse(start.reference, options.keep_float, options.activations)
+    structure = planned_structure(start.reference, start.calibration, options)
     ties = planned_ties(start.reference, structure, start.calibration, options)
     found: dict[frozenset[str], Group] = {}
     for name in structure.activations:
