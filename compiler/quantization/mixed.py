@@ -12,8 +12,7 @@ from typing import Final
 import onnx_ir as ir
 
 from compiler.calibration.observers import Range
-from compiler.quantization.rules import RULES
-from compiler.quantization.structure import Structure, constant_of, data_inputs, name_of, value_name
+from compiler.quantization.structure import Structure, constant_of, data_inputs, ends_the_model, name_of, value_name
 
 UNLIKE: Final = 8.0  # times as wide: the narrowest part keeps 32 of 256 codes
 
@@ -37,20 +36,3 @@ def unlike_concats(model: ir.Model, structure: Structure, ranges: Mapping[str, R
                 f"{wide!r} ranges {times:.0f} times as wide as {narrow!r}, and one scale would serve both"
             )
     return found
-
-
-def ends_the_model(node: ir.Node, structure: Structure) -> bool:
-    """Whether everything behind ``node`` only moves data, or computes in float, as far as the model's outputs."""
-    waiting, seen = [node], set()
-    while waiting:
-        one = waiting.pop()
-        if one in seen:
-            continue
-        seen.add(one)
-        for reader in (use.node for output in one.outputs for use in output.uses()):
-            if not structure.is_int8(reader):
-                continue
-            if not RULES[reader.op_type].moves_data:
-                return False
-            waiting.append(reader)
-    return True

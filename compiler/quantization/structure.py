@@ -182,10 +182,8 @@ def _follow_float(model: ir.Model, structure: Structure) -> None:
 def _better_float(node: ir.Node, structure: Structure) -> str | None:
     producers = [v.producer() for _, v in data_inputs(node) if constant_of(v) is None]
     from_float = all(p is None or not structure.is_int8(p) for p in producers)
-    if RULES[node.op_type].moves_data and from_float:
-        consumers = [user for output in node.outputs for user, _ in output.uses()]
-        if not any(structure.is_int8(user) for user in consumers):
-            return "only moves data between float nodes"
+    if RULES[node.op_type].moves_data and from_float and ends_the_model(node, structure):
+        return "only moves data between float nodes"
     producer = producers[0] if producers else None
     if (
         node.op_type in ("Relu", "Clip")
@@ -196,6 +194,23 @@ def _better_float(node: ir.Node, structure: Structure) -> str | None:
     ):
         return f"is the activation of {producer.name}, which is float"
     return None
+
+
+def ends_the_model(node: ir.Node, structure: Structure) -> bool:
+    """Whether everything behind ``node`` only moves data, or computes in float, as far as the model's outputs."""
+    waiting, seen = [node], set()
+    while waiting:
+        one = waiting.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        for reader in (use.node for output in one.outputs for use in output.uses()):
+            if not structure.is_int8(reader):
+                continue
+            if not RULES[reader.op_type].moves_data:
+                return False
+            waiting.append(reader)
+    return True
 
 
 def _fuse(model: ir.Model, structure: Structure) -> None:

@@ -57,6 +57,19 @@ def equalise_layers(start: Candidate, bench: Bench) -> Iterator[tuple[str, Candi
     yield f"{len(pairs)} pairs", made
     for detail, corrected in correct_biases(made, bench):
         yield f"{len(pairs)} pairs, biases of {detail}", corrected
+    yield from _absorbing(model, pairs, start, bench)
+
+
+def _absorbing(model: ir.Model, pairs: list[Pair], start: Candidate, bench: Bench) -> Iterator[tuple[str, Candidate]]:
+    from compiler.quantization.rescue.absorb import absorbed  # which knows pairs
+
+    lighter, channels = absorbed(model, pairs, bench.train)
+    if not channels:
+        return
+    made = candidate(lighter, bench.train, start.options)
+    yield f"{len(pairs)} pairs, {channels} channels absorbed", made
+    for detail, corrected in correct_biases(made, bench):
+        yield f"{len(pairs)} pairs, {channels} channels absorbed, biases of {detail}", corrected
 
 
 def equalised(model: ir.Model, dataset: Dataset) -> tuple[ir.Model, list[Pair]]:

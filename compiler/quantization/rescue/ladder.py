@@ -20,6 +20,7 @@ from compiler.quantization.rescue.adaround import round_adaptively
 from compiler.quantization.rescue.bias import correct_biases
 from compiler.quantization.rescue.candidate import Bench, Candidate, Score, candidate, make_bench
 from compiler.quantization.rescue.equalise import equalise_layers
+from compiler.quantization.rescue.heads import split_heads
 from compiler.quantization.rescue.islands import keep_sensitive_in_float
 from compiler.quantization.rescue.ranges import better_ranges
 from compiler.quantization.rescue.rounding import round_second_order
@@ -32,6 +33,7 @@ RUNGS: Final[tuple[tuple[str, Rung], ...]] = (
     ("ranges", better_ranges),  # first: every later rung is measured under the ranges that suit best
     ("bias correction", correct_biases),
     ("equalisation", equalise_layers),  # calibrates anew and therefore brings its own bias correction
+    ("split heads", split_heads),  # before rounding, which would be for other layers
     ("second-order rounding", round_second_order),  # after equalisation, which changes the weights it rounds
     ("AdaRound", round_adaptively),  # learns the same choice; seconds per block instead of milliseconds
     ("16-bit activations", widen_sensitive),  # slower, not larger
