@@ -74,7 +74,7 @@ def conclude(
         schemes=dict(shaped.schemes),
         artifacts=artifacts,
         agreement=checked.agreement,
-        warnings=_warnings(request, plan, data, source_accuracy),
+        warnings=(*_warnings(request, plan, data, source_accuracy), *_saturated(shaped.quantization)),
         updates=_updates(exported, plan),
     )
     for warning in report.warnings:
@@ -222,4 +222,17 @@ def _no_better_than_chance(source: Accuracy | None, data: Data) -> list[str]:
     return [
         f"The source itself answers {source.value:.1%} of the samples right, where guessing among their {classes} classes gives "
         f"{1 / classes:.1%}: check the labels' order and the data's layout, colour order and range."
+    ]
+
+
+def _saturated(section: dict[str, Any] | None) -> list[str]:
+    """Activations whose ranges leave out more than the stated share of what the evidence run saw."""
+    found = (section or {}).get("saturated_above_limit", [])
+    if not section or not found:
+        return []
+    worst = max(found, key=lambda node: section["saturated_share"][node])
+    share, limit = section["saturated_share"][worst], section["saturation_limit"]
+    return [
+        f"INT8 saturates at {len(found)} activations, where more than {limit:.0%} of the values lie outside the range, "
+        f"{share:.1%} at {worst!r}: calibrate on more varied samples, or with --observer min-max."
     ]

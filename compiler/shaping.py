@@ -37,6 +37,7 @@ from profiles.schema import Precision
 from runtimes.artifact.canonical import canonical_json
 
 EVIDENCE_SAMPLES = 16
+SATURATION_LIMIT = 0.01  # of an activation's values; observers clip a ten-thousandth or so on purpose
 FIRST_BELOW_DB = 20.0  # a tenth of the signal is noise: where a collapse begins
 
 Produce = Callable[[Callable[[int], None]], tuple[ir.Model, dict[str, Any]]]
@@ -241,6 +242,7 @@ def _ladder(climbed: Climb | None) -> dict[str, Any]:
         "goals_met_on_held_out": climbed.met,
         "held_out_samples": climbed.held_out,
         "ladder": [{k: _finite(v) for k, v in asdict(a).items()} for a in climbed.attempts],
+        "sensitivity": [{k: _finite(v) for k, v in asdict(s).items()} for s in climbed.sensitivity],
     }
 
 
@@ -275,4 +277,9 @@ def _section(quantized: Quantized, hub: ir.Model, data: Dataset) -> dict[str, An
         "first_below_20_db": first.node if first else None,
         "sqnr_db": {e.node: e.sqnr_db if math.isfinite(e.sqnr_db) else None for e in evidence.layers},
         "saturated_share": {e.node: e.saturated_share for e in evidence.layers if e.saturated_share > 0},
+        "saturated_above_limit": [e.node for e in evidence.saturated_above(SATURATION_LIMIT)],
+        "saturation_limit": SATURATION_LIMIT,
+        "nodes_int16": len(spec.wide_nodes),
+        "evidence_samples": evidence.samples,
+        "activations": [{k: _finite(v) for k, v in asdict(e).items()} for e in evidence.layers],
     }

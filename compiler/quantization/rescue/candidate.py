@@ -17,6 +17,7 @@ from compiler.quantization.engine import Quantized
 from compiler.quantization.params import bias_params
 from compiler.quantization.perform import perform
 from compiler.quantization.plan import QuantizeOptions, plan
+from compiler.quantization.rescue.knapsack import Sensitivity
 from compiler.quantization.spec import ConstantQuant, QuantizationSpec, Role
 from compiler.quantization.structure import constant_of, name_of, value_name
 from compiler.verification.metrics import parity
@@ -116,12 +117,16 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What rungs work with: samples to calibrate on, samples to be judged on, and the float hub's answers to the latter."""
+    """What rungs work with: samples to calibrate on, samples to be judged on, and the float hub's answers to the latter.
+
+    ``sensitivity`` is where rungs put down what they measured node by node, for the report.
+    """
 
     hub: ir.Model
     train: Dataset
     held_out: Dataset
     truth: Mapping[str, Array]
+    sensitivity: list[Sensitivity] = field(default_factory=list)
 
     def score(self, model: ir.Model) -> Score:
         """Run a quantized hub over the held-out samples."""

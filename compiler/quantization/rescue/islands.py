@@ -27,7 +27,9 @@ NODE_BYTES = (
 
 def keep_sensitive_in_float(start: Candidate, bench: Bench) -> Iterator[tuple[str, Candidate]]:
     """Yield ``start`` with more and more float, one candidate per budget that chooses other nodes than the one before."""
-    table = [s for s in measure_sensitivity(start, bench) if s.gain_power > 0]
+    measured = measure_sensitivity(start, bench)
+    bench.sensitivity.extend(measured)
+    table = [s for s in measured if s.gain_power > 0]
     before: tuple[str, ...] = ()
     for share in BUDGETS:
         chosen = knapsack(table, int(share * start.weight_bytes()) + NODE_BYTES)
@@ -50,7 +52,7 @@ def measure_sensitivity(start: Candidate, bench: Bench) -> list[Sensitivity]:
         keep = (*start.options.keep_float, name_of(node))
         sqnr = few.score(replanned(start, replace(start.options, keep_float=keep)).quantized().model).sqnr_db
         power = 10 ** (-base / 10) - 10 ** (-sqnr / 10)
-        found.append(Sensitivity(name_of(node), node.op_type, sqnr - base, power, _extra_bytes(node)))
+        found.append(Sensitivity(name_of(node), node.op_type, sqnr - base, power, _extra_bytes(node), "float32"))
     return found
 
 

@@ -24,6 +24,7 @@ class Sensitivity:
     gain_db: float
     gain_power: float
     cost: int
+    instead: str = "float32"  # of int8: what was measured
 
 
 def knapsack(table: Sequence[Sensitivity], budget: int) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from compiler.quantization.rescue.candidate import Bench, Candidate, Score, cand
 from compiler.quantization.rescue.equalise import equalise_layers
 from compiler.quantization.rescue.heads import split_heads
 from compiler.quantization.rescue.islands import keep_sensitive_in_float
+from compiler.quantization.rescue.knapsack import Sensitivity
 from compiler.quantization.rescue.ranges import better_ranges
 from compiler.quantization.rescue.rounding import round_second_order
 from compiler.quantization.rescue.wide import widen_sensitive
@@ -85,7 +86,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Climb:
-    """``best`` and the float hub it was made from (equalised, if that rung was kept); every attempt in order."""
+    """``best`` and the float hub it was made from (equalised, if that rung was kept); every attempt in order.
+
+    ``sensitivity``: what each node or value alone would bring, where a rung measured it.
+    """
 
     best: Quantized
     reference: ir.Model
@@ -93,6 +97,7 @@ class Climb:
     score: Score
     met: bool
     held_out: int
+    sensitivity: tuple[Sensitivity, ...] = ()
 
 
 def climb(
@@ -123,7 +128,8 @@ def climb(
         table.climb(name, rung)
     best = table.best
     attempts = tuple(replace(a, pareto=_on_front(a, table.attempts)) for a in table.attempts)
-    return Climb(best.quantized(), best.reference, attempts, table.score, goals.met(table.score), bench.held_out.count)
+    met, measured = goals.met(table.score), tuple(bench.sensitivity)
+    return Climb(best.quantized(), best.reference, attempts, table.score, met, bench.held_out.count, measured)
 
 
 class _Table:

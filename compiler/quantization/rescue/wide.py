@@ -38,7 +38,9 @@ class Group:
 def widen_sensitive(start: Candidate, bench: Bench) -> Iterator[tuple[str, Candidate]]:
     """Yield ``start`` with more and more values in 16 bits, one candidate per budget that chooses other ones than before."""
     groups = {group.name: group for group in find_groups(start)[:MOST_GROUPS]}
-    table = [s for s in measure(start, bench, list(groups.values())) if s.gain_power > 0]
+    measured = measure(start, bench, list(groups.values()))
+    bench.sensitivity.extend(measured)
+    table = [s for s in measured if s.gain_power > 0]
     total = sum(multiplications(node) + NODE_COST for node in start.reference.graph)
     before: tuple[str, ...] = ()
     for share in BUDGETS:
@@ -79,7 +81,7 @@ def measure(start: Candidate, bench: Bench, groups: list[Group]) -> list[Sensiti
         wide = tuple(sorted({*start.options.wide, *group.values}))
         sqnr = few.score(replanned(start, replace(start.options, wide=wide)).quantized().model).sqnr_db
         power = 10 ** (-base / 10) - 10 ** (-sqnr / 10)
-        found.append(Sensitivity(group.name, "int16", sqnr - base, power, group.cost))
+        found.append(Sensitivity(group.name, "value", sqnr - base, power, group.cost, "int16"))
     return found
 
 
