@@ -62,13 +62,34 @@ def analyse(
             remedy=f"Use the hub's node names{f', for instance {near}' if near else ''}.",
         )
     structure = Structure()
+    reasons = {**_written_out_norms(model), **(reasons or {})}
     for node in model.graph:
-        why = "asked for by keep_float" if name_of(node) in keep_float else (reasons or {}).get(name_of(node))
+        why = "asked for by keep_float" if name_of(node) in keep_float else reasons.get(name_of(node))
         structure.decisions[name_of(node)] = _decide(node, why, activations)
     _follow_float(model, structure)
     _fuse(model, structure)
     structure.activations = _activations(model, structure)
     return structure
+
+
+def _written_out_norms(model: ir.Model) -> dict[str, str]:
+    """Nodes of layer normalisations that the source spells out: x - mean(x), squared, averaged, rooted, divided by.
+
+    In int8 the difference would be rounded before it is divided by what may be a hundredth of it.
+    """
+    found: dict[str, str] = {}
+    for node in model.graph:
+        readers = [use.node for use in node.outputs[0].uses()] if node.op_type == "Sub" else []
+        squares = [r for r in readers if r.op_type == "Pow" or (r.op_type == "Mul" and r.inputs[0] is r.inputs[1])]
+        scaled = any(r.op_type in ("Div", "Mul") and r not in squares for r in readers)
+        mean = node.inputs[1].producer() if readers and node.inputs[1] is not None else None
+        averages = [u.node for s in squares for u in s.outputs[0].uses() if u.node.op_type == "ReduceMean"]
+        if mean is None or mean.op_type != "ReduceMean" or not averages or not scaled:
+            continue
+        if mean.inputs[0] is node.inputs[0]:
+            parts = [node, mean, *squares, *averages, *(r for r in readers if r not in squares)]
+            found |= {name_of(part): "is part of a layer normalisation, which int8 cannot carry" for part in parts}
+    return found
 
 
 def data_inputs(node: ir.Node) -> list[tuple[int, ir.Value]]:
