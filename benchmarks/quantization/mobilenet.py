@@ -33,8 +33,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.child is not None:
         return child(options.child, options.observer, options.profile)
-    print("| images | load s | calibrate and quantize s | MiB before | peak MiB | spec |")
-    print("|---|---|---|---|---|---|")
+    print("| images | load s | calibrate and quantize s | of it CPU s | MiB before | peak MiB | spec |")
+    print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, options.net)
@@ -79,7 +79,7 @@ def measured(folder: Path, count: int, observer: str, profile: bool) -> str:
         print("\n".join(report), file=sys.stderr)
     found = json.loads(last)
     return (
-        f"| {count} | {found['load_s']:.1f} | {found['quantize_s']:.1f} | {found['before_mib']:.0f} "
+        f"| {count} | {found['load_s']:.1f} | {found['quantize_s']:.1f} | {found['cpu_s']:.1f} | {found['before_mib']:.0f} "
         f"| {found['peak_mib']:.0f} | {found['spec']} |"
     )
 
@@ -98,7 +98,7 @@ def child(folder: Path, observer: str, profile: bool) -> int:
     watch = cProfile.Profile()
     start = time.perf_counter()
     data = load_dataset(str(folder / "images.npz"), hub_inputs(hub))
-    loaded = time.perf_counter()
+    loaded, cpu = time.perf_counter(), time.process_time()
     if profile:
         watch.enable()
     found = quantize(hub, data, QuantizeOptions(observer=observer))
@@ -111,6 +111,7 @@ def child(folder: Path, observer: str, profile: bool) -> int:
             {
                 "load_s": loaded - start,
                 "quantize_s": done - loaded,
+                "cpu_s": time.process_time() - cpu,
                 "before_mib": before,
                 "peak_mib": _peak_mib(),
                 "spec": found.spec.sha256[:12],
