@@ -7,6 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from compiler.cache import tool_versions
 from compiler.checking import Checked
 from compiler.draft import write_draft
@@ -34,7 +36,7 @@ from compiler.report.write import write_report
 from compiler.request import BuildRequest, Data, Plan
 from compiler.stages import Exported, Shaped
 from compiler.variants import Variant, strictest
-from compiler.verification.metrics import accuracy
+from compiler.verification.metrics import Accuracy, accuracy
 from compiler.verification.verify import Verified
 from runtimes.artifact.files import sha256_tree, size_tree
 from runtimes.preprocess import ImageInput
@@ -75,7 +77,7 @@ def conclude(
         schemes=dict(shaped.schemes),
         artifacts=artifacts,
         agreement=checked.agreement,
-        warnings=_warnings(request, plan, data),
+        warnings=(*_warnings(request, plan, data, source_accuracy), *_saturated(shaped.quantization)),
         updates=_updates(exported, plan),
     )
     for warning in report.warnings:
@@ -211,7 +213,7 @@ def _data_facts(data: Data) -> dict[str, Any]:
     }
 
 
-def _warnings(request: BuildRequest, plan: Plan, data: Data) -> tuple[str, ...]:
+def _warnings(request: BuildRequest, plan: Plan, data: Data, source: Accuracy | None) -> tuple[str, ...]:
     warnings = []
     if request.calibration is None and not (request.profiles or request.precisions or plan.already):
         warnings.append("INT8 was left out: it needs --calibration DATA.")
@@ -225,6 +227,32 @@ def _warnings(request: BuildRequest, plan: Plan, data: Data) -> tuple[str, ...]:
         warnings.append(
             "Core ML classifier=true has no effect: there are no labels (--labels, or folders of pictures)."
         )
+    warnings += _no_better_than_chance(source, data)
     if data.calibration is not None:
         warnings += data.calibration.warnings
     return tuple(warnings)
+
+
+def _no_better_than_chance(source: Accuracy | None, data: Data) -> list[str]:
+    """A source that only guesses was fed with what it was not made for; everything measured on such data means nothing."""
+    labels = data.evaluation.labels if data.evaluation is not None else None
+    classes = 0 if labels is None else len(np.unique(labels))
+    if source is None or classes < 2 or source.low > 1 / classes:
+        return []
+    return [
+        f"The source itself answers {source.value:.1%} of the samples right, where guessing among their {classes} classes gives "
+        f"{1 / classes:.1%}: check the labels' order and the data's layout, colour order and range."
+    ]
+
+
+def _saturated(section: dict[str, Any] | None) -> list[str]:
+    """Activations whose ranges leave out more than the stated share of what the evidence run saw."""
+    found = (section or {}).get("saturated_above_limit", [])
+    if not section or not found:
+        return []
+    worst = max(found, key=lambda node: section["saturated_share"][node])
+    share, limit = section["saturated_share"][worst], section["saturation_limit"]
+    return [
+        f"INT8 saturates at {len(found)} activations, where more than {limit:.0%} of the values lie outside the range, "
+        f"{share:.1%} at {worst!r}: calibrate on more varied samples, or with --observer min-max."
+    ]

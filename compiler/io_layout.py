@@ -13,7 +13,8 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from compiler.calibration.dataset import Dataset, content_digest
+from compiler.calibration.dataset import Dataset, turned
+from compiler.calibration.samples import turned_samples
 from runtimes.session import Array, Feeds, RuntimeInfo, Session, SessionBase, TensorSpec
 
 TO_LAST: Final = (0, 2, 3, 1)
@@ -201,5 +202,4 @@ def turned_arrays(arrays: Mapping[str, Array], names: frozenset[str], order: tup
 
 def turned_dataset(data: Dataset, names: frozenset[str]) -> Dataset:
     """Samples in the source's layout as the turned hub takes them."""
-    feeds = turned_arrays(data.feeds, names, TO_LAST)
-    return replace(data, feeds=feeds, digest=content_digest(feeds, data.labels))
+    return turned(data, {n: turned_samples(a, TO_LAST) if n in names else a for n, a in data.feeds.items()})

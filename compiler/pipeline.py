@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from compiler.cache import Cache
 from compiler.calibration.data import load_dataset
+from compiler.calibration.scale import with_scale_doubts
 from compiler.checking import verify_all
 from compiler.concluding import conclude
 from compiler.errors import DataError, Refusal, UnsupportedModel
@@ -69,7 +70,7 @@ def _build_into(scratch: Path, request: BuildRequest, plan: Plan, progress: Prog
         imported = import_model(request.source, ImportOptions(batch=request.batch, allow_pickle=request.allow_pickle))
     with progress.stage("clean up"):
         hub = cleaned(imported.model, cache, scratch)
-    data = _load_data(request, imported)
+    data = load_data(request, imported, hub, plan)
     if request.io_layout is Layout.NHWC:
         hub, imported, data = _turn(hub, imported, data)
     plan = replace(plan, labels=plan.labels or data.classes, preprocessing=data.preprocessing)
@@ -96,10 +97,13 @@ def _turn(hub: ir.Model, imported: Imported, data: Data) -> tuple[ir.Model, Impo
     return turned.model, replace(imported, reference=reference), Data(calibration, evaluation, declared)
 
 
-def _load_data(request: BuildRequest, imported: Imported) -> Data:
+def load_data(request: BuildRequest, imported: Imported, hub: ir.Model, plan: Plan) -> Data:
+    """Calibration and evaluation data, checked against the model. Raises DataError, InputMismatch."""
     inputs = hub_inputs(imported.model)
     declared = _declared(request, inputs)
     calibration = load_dataset(request.calibration, inputs, declared) if request.calibration else None
+    if calibration is not None and plan.already is None:
+        calibration = with_scale_doubts(hub, calibration)
     evaluation = load_dataset(request.evaluate, inputs, declared) if request.evaluate else calibration
     return Data(calibration, evaluation, declared)
 

@@ -15,6 +15,7 @@ from compiler.previous.find import PreviousRelease, find_previous
 from compiler.quantization.compression import PALETTE_GROUP, Compression
 from compiler.variants import TARGETS_WITHOUT_GROUPS, Variant, coreml_options, plan_variants
 from profiles.catalog import load_profile
+from profiles.recipe import RecipeSettings, load_recipe
 from profiles.schema import CoreMLOptions, Format, IntegerIO, Precision, Profile
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class BuildRequest:
 
     ``prune`` is the share of channels to remove; ``max_drop`` accuracy points, over the profiles' own budgets.
     ``min_sqnr`` (dB) and ``min_agreement`` (a share) are gates; ``effort`` "high" climbs the whole rescue ladder.
+    ``recipe`` is a name or file of profiles.recipe; options given here come before its own. ``keep_float`` and ``int16`` are scopes
+    (compiler/quantization/scopes.py) of nodes to leave in float and of values to hold in 16 bits, at INT8.
     ``integer_io``: integer inputs and outputs of TFLite, all kernels on integers unless ``float_islands``.
     ``io_layout`` NHWC puts the channels of images last; None leaves them as the source has them.
     ``preprocess``: a TOML file that says how pictures or recordings become inputs (runtimes/preprocess.py).
@@ -53,6 +56,9 @@ class BuildRequest:
     prune: float | None = None
     observer: str | None = None
     quantizer: str = "edgewright"
+    recipe: str | None = None
+    keep_float: tuple[str, ...] = ()
+    int16: tuple[str, ...] = ()
     labels: tuple[str, ...] | None = None
     preprocess: Path | None = None
     metadata: tuple[str, ...] = ()
@@ -84,6 +90,14 @@ class Plan:
     coreml: CoreMLOptions = field(default_factory=CoreMLOptions)
     compression: Compression = field(default_factory=Compression)
     preprocessing: Mapping[str, ImageInput | AudioInput] = field(default_factory=dict)
+    recipe: RecipeSettings = field(default_factory=RecipeSettings)
+
+    def scopes(self, request: BuildRequest) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What to keep in float and what to hold in 16 bits: the recipe's and the request's."""
+        return self.recipe.keep_float + request.keep_float, self.recipe.int16 + request.int16
+
+    def effort(self, request: BuildRequest) -> str:
+        return "high" if "high" in (request.effort, self.recipe.effort) else "normal"
 
 
 def plan_build(request: BuildRequest) -> Plan:
@@ -105,10 +119,11 @@ def plan_build(request: BuildRequest) -> Plan:
         variants = _without_data(request, variants)
     if request.max_drop is not None and request.max_drop < 0:
         raise DataError(f"--max-drop is {request.max_drop:g}.", remedy="Give the points that may be lost, 0 or more.")
-    if request.effort == "high" and request.quantizer != "edgewright":
+    recipe = load_recipe(request.recipe).quantization if request.recipe else RecipeSettings()
+    if "high" in (request.effort, recipe.effort) and request.quantizer != "edgewright":
         raise DataError(
             f"The rescue ladder starts from edgewright's own plan, not from {request.quantizer}'s.",
-            remedy="Leave out --effort high or --quantizer.",
+            remedy="Leave out --effort high, the recipe that asks for it, or --quantizer.",
         )
     if request.prune and request.calibration is None:
         raise DataError("Pruning repairs its consumers on calibration data.", remedy="Give --calibration DATA.")
@@ -125,6 +140,7 @@ def plan_build(request: BuildRequest) -> Plan:
         request.labels,
         coreml_options(profiles, coreml),
         _compression(request, profiles, variants),
+        recipe=recipe,
     )
 
 
@@ -141,6 +157,9 @@ def _check_quantized_source(request: BuildRequest, already: Precision, variants:
         ("--previous", request.previous),
         ("--effort high", request.effort == "high"),
         ("--observer", request.observer),
+        ("--recipe", request.recipe),
+        ("--keep-float", request.keep_float),
+        ("--int16", request.int16),
     )
     asked = [option for option, value in changes if value]
     if asked:

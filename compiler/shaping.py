@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from compiler.cache import Cache
 from compiler.calibration.dataset import Dataset
+from compiler.errors import DataError
 from compiler.exporters import EXPORTERS
 from compiler.exporters.base import ExportOptions
 from compiler.hubfacts import digest_of
@@ -28,6 +29,7 @@ from compiler.quantization.plan import QuantizeOptions
 from compiler.quantization.rescue.candidate import FEWEST, HELD_OUT_EVERY, make_bench
 from compiler.quantization.rescue.ladder import Climb, Goals, climb
 from compiler.quantization.schemes import quantize_as
+from compiler.quantization.scopes import nodes_in, values_in
 from compiler.quantization.sticky import ALLOWED_LOSS_DB, stick
 from compiler.request import BuildRequest, Plan
 from compiler.variants import strictest
@@ -35,6 +37,7 @@ from profiles.schema import Precision
 from runtimes.artifact.canonical import canonical_json
 
 EVIDENCE_SAMPLES = 16
+SATURATION_LIMIT = 0.01  # of an activation's values; observers clip a ten-thousandth or so on purpose
 FIRST_BELOW_DB = 20.0  # a tenth of the signal is noise: where a collapse begins
 
 Produce = Callable[[Callable[[int], None]], tuple[ir.Model, dict[str, Any]]]
@@ -80,7 +83,7 @@ def quantize_stage(
     progress: Progress,
 ) -> tuple[ir.Model, dict[str, Any]]:
     """Calibrate on ``data``, plan and perform INT8, and measure what it cost node by node."""
-    options = _options(hub, plan, request.observer)
+    options = int8_options(hub, plan, request)
     engine = QUANTIZERS.get(request.quantizer)
     goals = _goals(request, plan)
     formats = sorted({(v.format.value, v.integer_io or "", v.float_islands) for v in plan.variants})
@@ -111,7 +114,7 @@ def scheme_stage(
     progress: Progress,
 ) -> tuple[ir.Model, dict[str, Any]]:
     """Quantize as ``precision`` asks: any integer precision but INT8, which has gates and a ladder of its own."""
-    options = _options(hub, plan, None)
+    options = _options(hub, plan)
     key = [digest_of(hub), data.digest if data else None, precision.value, asdict(options)]
 
     def produce(advance: Callable[[int], None]) -> tuple[ir.Model, dict[str, Any]]:
@@ -139,14 +142,38 @@ def half_stage(
     return _stage("ranges for float16", [digest_of(hub), data.digest], produce, cache, scratch, progress)
 
 
-def _options(hub: ir.Model, plan: Plan, observer: str | None) -> QuantizeOptions:
-    """What the profiles' rules ask of the quantizer."""
+def int8_options(hub: ir.Model, plan: Plan, request: BuildRequest) -> QuantizeOptions:
+    """What the profiles' rules, the recipe and the request ask of the quantizer at INT8. Raises DataError for empty scopes."""
+    base, recipe = _options(hub, plan), plan.recipe
+    floating, wide = plan.scopes(request)
+    values = values_in(hub, wide)
+    outputs = sorted({str(v.name) for v in hub.graph.outputs} & set(values))
+    if outputs:
+        raise DataError(
+            f"{outputs[0]!r} is an output of the model, which stays int8.",
+            remedy="Leave it out of --int16, or take --precision int16x8.",
+        )
+    return replace(
+        base,
+        observer=request.observer or base.observer,
+        keep_float=tuple(sorted({*base.keep_float, *nodes_in(hub, floating)})),
+        wide=values,
+        weights=recipe.weights or base.weights,
+        # A file that takes and gives integers has one scale per output, whatever it holds.
+        split_outputs=all(v.integer_io is None or v.float_islands for v in plan.variants),
+    )
+
+
+def _options(hub: ir.Model, plan: Plan) -> QuantizeOptions:
+    """What the profiles' rules and the recipe ask of every integer precision."""
     rules = [p.quantization for p in plan.profiles]
+    recipe = plan.recipe
     floating = frozenset(op for rule in rules for op in rule.float_ops)
+    sizes = [rule.block_size for rule in rules if rule.block_size]
     return QuantizeOptions(
-        observer=observer or QuantizeOptions().observer,
-        per_channel=all(rule.per_channel for rule in rules),
-        block_size=min((rule.block_size for rule in rules if rule.block_size), default=None),
+        observer=recipe.observer or QuantizeOptions().observer,
+        per_channel=all(rule.per_channel for rule in rules) and recipe.per_channel is not False,
+        block_size=recipe.block_size or min(sizes, default=None),
         keep_float=tuple(sorted(str(node.name) for node in hub.graph if node.op_type in floating)),
         compression=plan.compression,
     )
@@ -159,7 +186,7 @@ def _goals(request: BuildRequest, plan: Plan) -> Goals:
     least = [1 - drop / 100 for drop in drops if drop is not None]
     if request.min_agreement is not None:
         least.append(request.min_agreement)
-    return Goals(request.min_sqnr, max(least, default=None), request.effort == "high")
+    return Goals(request.min_sqnr, max(least, default=None), plan.effort(request) == "high")
 
 
 def _worth_climbing(goals: Goals, data: Dataset) -> bool:
@@ -216,6 +243,7 @@ def _ladder(climbed: Climb | None) -> dict[str, Any]:
         "goals_met_on_held_out": climbed.met,
         "held_out_samples": climbed.held_out,
         "ladder": [{k: _finite(v) for k, v in asdict(a).items()} for a in climbed.attempts],
+        "sensitivity": [{k: _finite(v) for k, v in asdict(s).items()} for s in climbed.sensitivity],
     }
 
 
@@ -250,4 +278,9 @@ def _section(quantized: Quantized, hub: ir.Model, data: Dataset) -> dict[str, An
         "first_below_20_db": first.node if first else None,
         "sqnr_db": {e.node: e.sqnr_db if math.isfinite(e.sqnr_db) else None for e in evidence.layers},
         "saturated_share": {e.node: e.saturated_share for e in evidence.layers if e.saturated_share > 0},
+        "saturated_above_limit": [e.node for e in evidence.saturated_above(SATURATION_LIMIT)],
+        "saturation_limit": SATURATION_LIMIT,
+        "nodes_int16": len(spec.wide_nodes),
+        "evidence_samples": evidence.samples,
+        "activations": [{k: _finite(v) for k, v in asdict(e).items()} for e in evidence.layers],
     }

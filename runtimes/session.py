@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +16,27 @@ from runtimes.errors import InputMismatch
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
+SampleKey = slice | Sequence[int] | NDArray[Any]
+
+
+class Samples(Protocol):
+    """Samples on axis 0, in memory or elsewhere; every array is one. Only slicing reads them."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def ndim(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: SampleKey, /) -> Array: ...
+
+
+SampleFeeds = Mapping[str, Samples]
 
 
 class Evidence(StrEnum):
@@ -34,7 +55,7 @@ class TensorSpec:
     dtype: str
     shape: tuple[int | None, ...]
 
-    def accepts(self, array: Array) -> bool:
+    def accepts(self, array: Samples) -> bool:
         return (
             array.dtype == np.dtype(self.dtype)
             and array.ndim == len(self.shape)
@@ -122,7 +143,7 @@ class Opener(Protocol):
         ...
 
 
-def check_feeds(specs: tuple[TensorSpec, ...], feeds: Feeds) -> None:
+def check_feeds(specs: tuple[TensorSpec, ...], feeds: SampleFeeds) -> None:
     """Raises InputMismatch if a feed is missing, unknown, or of another dtype or shape than its spec."""
     expected = {spec.name for spec in specs}
     if set(feeds) != expected:
@@ -142,7 +163,7 @@ def check_feeds(specs: tuple[TensorSpec, ...], feeds: Feeds) -> None:
             )
 
 
-def run_dataset(session: Session, feeds: Feeds, batch: int | None = None) -> dict[str, Array]:
+def run_dataset(session: Session, feeds: SampleFeeds, batch: int | None = None) -> dict[str, Array]:
     """Run every sample of ``feeds`` (sample axis 0) through ``session`` and concatenate the outputs.
 
     The model's own batch size is used where it is fixed, else ``batch`` (None: 32); the last incomplete batch is padded

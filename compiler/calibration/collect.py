@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from compiler.calibration.dataset import Dataset
-from compiler.calibration.observers import OBSERVERS, Observer, Range
+from compiler.calibration.observers import Joint, Range
 from compiler.errors import DataError
 from compiler.hub_session import open_hub
 from runtimes.session import Array
@@ -59,17 +59,31 @@ def collect(
         RegistryMiss: no such observer.
         DataError: an activation became NaN or infinite; the message names the first value and the sample.
     """
-    make = OBSERVERS.get(observer)
-    observers: dict[str, Observer] = {v.name: make() for v in model.graph.inputs if v.name and _is_float(v)}
+    found = collect_by(model, dataset, (observer,), values=values, progress=progress, group_bytes=group_bytes)
+    return found[observer]
+
+
+def collect_by(
+    model: ir.Model,
+    dataset: Dataset,
+    names: Sequence[str],
+    *,
+    values: Container[str] | None = None,
+    progress: Progress | None = None,
+    group_bytes: int = GROUP_BYTES,
+) -> dict[str, Calibration]:
+    """As ``collect``, by several observers in the same passes; results by the observers' names."""
+    observers: dict[str, Joint] = {v.name: Joint(names) for v in model.graph.inputs if v.name and _is_float(v)}
     for name, array in dataset.feeds.items():
         if name in observers:
-            observers[name].update(array)
+            for start in range(0, dataset.count, dataset.batch):
+                observers[name].update(array[start : start + dataset.batch])
     groups = list(tap_groups(model, values, group_bytes))
     runs = len(groups) * math.ceil(dataset.count / dataset.batch)
-    LOGGER.info("calibrating on %d samples, %d pass(es), observer %s", dataset.count, len(groups), observer)
+    LOGGER.info("calibrating on %d samples, %d pass(es), by %s", dataset.count, len(groups), ", ".join(names))
     done = 0
     for group in groups:
-        seen = {name: make() for name in group}
+        seen = {name: Joint(names) for name in group}
         with open_hub(model, taps=group) as session:
             for index, feeds in enumerate(dataset.batches()):
                 answers = session.run(feeds)
@@ -79,11 +93,14 @@ def collect(
                 if progress:
                     progress("calibrate", done, runs)
         observers.update(seen)
-    ranges = {name: one.result() for name, one in sorted(observers.items())}
-    return Calibration(ranges, observer, dataset.count, dataset.digest)
+    found = {value: one.results() for value, one in sorted(observers.items())}
+    return {
+        name: Calibration({v: ranges[name] for v, ranges in found.items()}, name, dataset.count, dataset.digest)
+        for name in names
+    }
 
 
-def _observe(observer: Observer, name: str, values: Array, sample: int) -> None:
+def _observe(observer: Joint, name: str, values: Array, sample: int) -> None:
     if not np.isfinite(values).all():
         raise DataError(
             f"Value {name!r} became NaN or infinite while running calibration sample {sample}.",

@@ -1,7 +1,8 @@
 """Reads calibration and evaluation data: an .npz or .npy file, a folder of them, ``module:callable``, or what files.py reads.
 
-The content is a mapping of arrays named as the model's inputs, plus ``labels`` for evaluation; if the model has a single input, any
-single other array is it. Nothing is unpickled.
+Everything is read piece by piece and handed on as chunks, so that memory does not grow with the number of samples. The content is
+arrays named as the model's inputs, plus ``labels`` for evaluation; if the model has a single input, any single other array is it.
+Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from compiler.calibration.dataset import Dataset, make_dataset
-from compiler.calibration.files import TABLES, Declarations, Read, media_in, read_media, read_table
+from compiler.calibration.arrays import array_names, array_rank, read_arrays
+from compiler.calibration.dataset import Chunk, Dataset, stream_dataset
+from compiler.calibration.files import Declarations, Source, media_in, read_media
+from compiler.calibration.tables import TABLES, read_table
 from compiler.errors import DataError
 from runtimes.session import Array, TensorSpec
 
@@ -39,41 +40,27 @@ def load_dataset(spec: str, inputs: tuple[TensorSpec, ...], declared: Declaratio
     Raises:
         DataError: the data cannot be read or does not fit the model.
     """
-    path = Path(spec)
-    found = _read(spec, path, inputs, declared)
-    return replace(make_dataset(found.arrays, inputs, where=spec), classes=found.classes)
+    found = _open(spec, Path(spec), inputs, declared)
+    return replace(stream_dataset(found.names, found.chunks, inputs, where=spec), classes=found.classes)
 
 
-def _read(spec: str, path: Path, inputs: tuple[TensorSpec, ...], declared: Declarations | None) -> Read:
+def _open(spec: str, path: Path, inputs: tuple[TensorSpec, ...], declared: Declarations | None) -> Source:
     match = _CALLABLE.fullmatch(spec)
     if match and not path.exists():
-        return Read(_from_callable(match["module"], match["name"], spec))
+        return _from_callable(match["module"], match["name"], spec)
     if path.is_dir():
         files = media_in(path)
-        return read_media(path, files, inputs, declared) if files else Read(_from_folder(path, inputs))
+        return read_media(path, files, inputs, declared) if files else _from_folder(path, inputs)
     if path.is_file():
-        return read_table(path, inputs) if path.suffix.lower() in TABLES else Read(_from_file(path))
+        if path.suffix.lower() in TABLES:
+            return read_table(path, inputs)
+        return Source(array_names(path), read_arrays(path))
     raise DataError(
         f"{spec} does not exist.", remedy="Give an .npz, .csv or .parquet file, a folder, or module:callable."
     )
 
 
-def _from_file(path: Path) -> dict[str, Array]:
-    """Arrays of an .npz by name; the array of an .npy under its file's name."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {path.stem: loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"{path} cannot be read as numpy data: {error}",
-            remedy="Save it again with numpy.savez, without object arrays.",
-        ) from error
-
-
-def _from_folder(folder: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, Array]:
+def _from_folder(folder: Path, inputs: tuple[TensorSpec, ...]) -> Source:
     """A folder is either one .npy per input, named as it, or any number of files whose samples are put together.
 
     In the second form files are taken in the order of their names; an .npy holds one sample, or a stack of samples.
@@ -84,23 +71,39 @@ def _from_folder(folder: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, Arra
             f"{folder} holds no .npy or .npz file, picture or recording.",
             remedy="Put the samples there, or give another folder.",
         )
-    contents = [_from_file(file) for file in files]
     stems = {file.stem for file in files if file.suffix == ".npy"}
     if {spec.name for spec in inputs} <= stems:
-        return {name: array for content in contents for name, array in content.items()}
-    if len(inputs) == 1:
-        rank = len(inputs[0].shape)
-        contents = [_stacked(c, rank) if f.suffix == ".npy" else c for f, c in zip(files, contents, strict=True)]
-    return _joined(contents, str(folder))
+        names = tuple(name for file in files for name in array_names(file))
+        return Source(names, (chunk for file in files for chunk in read_arrays(file)))
+    rank = len(inputs[0].shape) if len(inputs) == 1 else None
+    if rank is None or files[0].suffix == ".npz":
+        names = array_names(files[0])
+    else:
+        names = (_NAMELESS,)
+    return Source(names, _joined(files, names, rank, str(folder)))
 
 
-def _stacked(content: dict[str, Array], rank: int) -> dict[str, Array]:
-    """The nameless single array of an .npy, with a sample axis in front if it lacks one."""
-    array = next(iter(content.values()))
-    return {_NAMELESS: array[np.newaxis] if array.ndim == rank - 1 else array}
+def _joined(files: list[Path], names: Sequence[str], rank: int | None, where: str) -> Iterator[Chunk]:
+    """The files' samples, one file after another; each has the same arrays."""
+    for file in files:
+        single = rank is not None and file.suffix == ".npy"
+        _check_same(names, names[:1] if single else array_names(file), where)
+        if rank is not None and single and array_rank(file) == rank - 1:  # one sample, which is not to be cut
+            yield names[0], np.concatenate([rows for _, rows in read_arrays(file)])[np.newaxis]
+            continue
+        for name, rows in read_arrays(file):
+            yield names[0] if single else name, rows
 
 
-def _from_callable(module: str, name: str, spec: str) -> dict[str, Array]:
+def _check_same(names: Sequence[str], found: Iterable[str], where: str) -> None:
+    if set(found) != set(names):
+        raise DataError(
+            f"{where}: parts hold different arrays: {sorted(names)} and {sorted(found)}.",
+            remedy="Give every part the same array names.",
+        )
+
+
+def _from_callable(module: str, name: str, spec: str) -> Source:
     here = str(Path.cwd())
     if here not in sys.path:  # as python -m does, so that a module beside the model is found
         sys.path.insert(0, here)
@@ -110,23 +113,41 @@ def _from_callable(module: str, name: str, spec: str) -> dict[str, Array]:
         raise DataError(
             f"{spec} cannot be imported: {error}", remedy="Check the module's and function's names."
         ) from error
+    items = _items(function, spec)
+    first = next(items, None)
+    if first is None:
+        raise DataError(f"{spec} holds no samples.", remedy="Give at least one sample.")
+    names = tuple(first)
+    return Source(names, _chunks(first, items, names, spec))
+
+
+def _chunks(
+    first: dict[str, Array], items: Iterator[dict[str, Array]], names: Sequence[str], spec: str
+) -> Iterator[Chunk]:
+    yield from first.items()
+    for item in items:
+        _check_same(names, item, spec)
+        yield from item.items()
+
+
+def _items(function: Callable[[], Any], spec: str) -> Iterator[dict[str, Array]]:
+    """What the function returns, or yields one by one: anything may go wrong in a stranger's function."""
     try:
-        return _from_result(function(), spec)
+        result = function()
+        if isinstance(result, (Mapping, np.ndarray)):
+            yield _named(result, spec)
+        elif isinstance(result, Iterable):
+            for item in result:
+                yield _named(item, spec)
+        else:
+            raise DataError(
+                f"{spec} returned {type(result).__name__}.",
+                remedy="Return a mapping of arrays, an array, or an iterable of these.",
+            )
     except DataError:
         raise
-    except Exception as error:  # anything may go wrong in a stranger's function
+    except Exception as error:
         raise DataError(f"{spec} failed: {type(error).__name__}: {error}", remedy="Mend the function.") from error
-
-
-def _from_result(result: Any, spec: str) -> dict[str, Array]:
-    if isinstance(result, (Mapping, np.ndarray)):
-        return _named(result, spec)
-    if isinstance(result, Iterable):
-        return _joined([_named(item, spec) for item in result], spec)
-    raise DataError(
-        f"{spec} returned {type(result).__name__}.",
-        remedy="Return a mapping of arrays, an array, or an iterable of these.",
-    )
 
 
 def _named(item: Any, spec: str) -> dict[str, Array]:
@@ -135,22 +156,3 @@ def _named(item: Any, spec: str) -> dict[str, Array]:
     if isinstance(item, Mapping):
         return {str(name): np.asarray(array) for name, array in item.items()}
     raise DataError(f"{spec} yielded {type(item).__name__}.", remedy="Yield mappings of arrays, or arrays.")
-
-
-def _joined(parts: list[dict[str, Array]], where: str) -> dict[str, Array]:
-    """Parts with the same names, put together along axis 0."""
-    if not parts:
-        raise DataError(f"{where} holds no samples.", remedy="Give at least one sample.")
-    names = set(parts[0])
-    odd = next((part for part in parts if set(part) != names), None)
-    if odd is not None:
-        raise DataError(
-            f"{where}: parts hold different arrays: {sorted(names)} and {sorted(odd)}.",
-            remedy="Give every part the same array names.",
-        )
-    try:
-        return {name: np.concatenate([part[name] for part in parts]) for name in sorted(names)}
-    except ValueError as error:
-        raise DataError(
-            f"{where}: parts do not fit together: {error}", remedy="Give every part the same sample shape."
-        ) from error

@@ -75,7 +75,22 @@ PRECISIONS = (
     metavar="SHARE",
     help="Share of channels to remove, e.g. 0.25.",
 )
-@click.option("--observer", help="How activation ranges are found: min-max, percentile or mse.")
+@click.option(
+    "--observer", help="How activation ranges are found: min-max, moving-average, percentile, mse or entropy."
+)
+@click.option("--recipe", help="Named settings of INT8: fast, thorough, detector, transformer, or a .toml file.")
+@click.option(
+    "--keep-float",
+    multiple=True,
+    metavar="REGEX",
+    help="Nodes that stay in float at INT8: a regular expression for whole names, or op:TYPE; repeatable.",
+)
+@click.option(
+    "--int16",
+    multiple=True,
+    metavar="REGEX",
+    help="Values (or nodes, for their outputs) held in 16 bits at INT8; as --keep-float.",
+)
 @click.option(
     "--quantizer",
     default="edgewright",
@@ -148,7 +163,11 @@ PRECISIONS = (
     help="Stage cache; default: $EDGEWRIGHT_CACHE or ~/.cache/edgewright.",
 )
 @click.option("--no-cache", is_flag=True, help="Run every stage anew.")
-@click.option("--dry-run", is_flag=True, help="Show which artifacts would be made, and stop.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Show which artifacts would be made and every decision of INT8, and stop.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
 @click.pass_context
 def build(
@@ -169,7 +188,7 @@ def build(
     from compiler.cache import default_cache_dir
     from compiler.cli.terminal import TerminalProgress
     from compiler.io_layout import Layout
-    from compiler.request import BuildRequest, plan_build
+    from compiler.request import BuildRequest
     from profiles.schema import Format, IntegerIO, Precision
 
     integer_io = options.pop("integer_io")
@@ -185,7 +204,10 @@ def build(
         **options,
     )
     if dry_run:
-        _show_plan(plan_build(request), as_json)
+        from compiler.dry_run import dry_run as plan_only
+
+        with TerminalProgress() as progress:
+            _show_plan(*plan_only(request, progress), as_json)
         return
     from compiler.pipeline import build as run_build
     from compiler.report.text import summary
@@ -209,12 +231,16 @@ def _read_labels(path: Path | None) -> tuple[str, ...] | None:
         ) from error
 
 
-def _show_plan(plan: Any, as_json: bool) -> None:
+def _show_plan(plan: Any, spec: Any, as_json: bool) -> None:
     rows = [
         {"artifact": v.file_name(plan.model), "runtime": v.runtime, "profiles": list(v.profiles)} for v in plan.variants
     ]
     if as_json:
-        click.echo(json.dumps({"schema": "edgewright.plan/1", "model": plan.model, "artifacts": rows}, indent=1))
+        quantization = json.loads(spec.to_bytes()) if spec is not None else None
+        document = {"schema": "edgewright.plan/1", "model": plan.model, "artifacts": rows, "quantization": quantization}
+        click.echo(json.dumps(document, indent=1))
         return
     for row in rows:
         click.echo(f"{row['artifact']:32} {row['runtime']:12} {', '.join(row['profiles'])}")
+    if spec is not None:
+        click.echo(str(spec))

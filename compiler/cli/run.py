@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
-    from runtimes.session import Array, Session
+    from runtimes.session import Array, SampleFeeds, Session
 
 ARTIFACT_TIMEOUT_S = 600.0
 
@@ -73,7 +72,7 @@ def run(
         click.echo(f"{artifact} on {info.name} {info.version} ({info.evidence.value}) -> {output}: {shapes}")
 
 
-def _trace(artifact: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
+def _trace(artifact: str, feeds: SampleFeeds) -> dict[str, Array]:
     """Every tensor of the first sample, "0001/conv/name" onwards. Raises DataError for other formats than Core ML."""
     from compiler.errors import DataError
     from runtimes.coreml_reference import OPENER
@@ -86,7 +85,7 @@ def _trace(artifact: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
         )
     with open_package(Path(artifact)) as session:
         sizes = {spec.name: spec.shape[0] or 1 for spec in session.inputs if spec.shape}
-        first = {name: array[: sizes[name]] if name in sizes else array for name, array in feeds.items()}
+        first = {name: array[: sizes.get(name, len(array))] for name, array in feeds.items()}
         steps = enumerate(session.trace(first), 1)
         return {f"{i:04d}/{step.op_type}/{step.name}": step.output for i, step in steps}
 

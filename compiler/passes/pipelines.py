@@ -9,6 +9,7 @@ from compiler.passes.rewrites.coalesce_transpose import CoalesceTranspose
 from compiler.passes.rewrites.drop_identity import DropIdentity
 from compiler.passes.rewrites.fold_affine import FoldAffine
 from compiler.passes.rewrites.fold_batch_norm import FoldBatchNorm
+from compiler.passes.rewrites.fold_pool_pad import FoldPoolPad
 from compiler.passes.rewrites.fuse_hard_swish import FuseHardSwish
 from compiler.passes.rewrites.global_pool import GlobalPool
 from compiler.passes.rewrites.matmul_to_gemm import MatMulToGemm
@@ -42,6 +43,7 @@ for _instance in (
     MatMulToGemm(),
     CanonicalGemm(),
     FoldAffine(),
+    FoldPoolPad(),
     FuseHardSwish(),
     CanonicalClip(),
     GlobalPool(),
@@ -78,6 +80,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "matmul_to_gemm",  # before fold_affine, which puts the bias into the Gemm
         "canonical_gemm",
         "fold_affine",
+        "fold_pool_pad",
         "fuse_hard_swish",
         "canonical_clip",
         "global_pool",  # before shapes_to_reshape: it may leave a Reshape

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
+from compiler.calibration.samples import chosen_samples
 from compiler.errors import DataError
-from runtimes.session import Array, Feeds, TensorSpec, check_feeds
+from runtimes.session import Array, SampleFeeds, Samples, TensorSpec, check_feeds
 
 
-def sample_count(feeds: Feeds) -> int:
+def sample_count(feeds: SampleFeeds) -> int:
     """Samples on axis 0. Raises DataError if there are none or the inputs disagree."""
     counts = {name: array.shape[0] if array.ndim else 0 for name, array in feeds.items()}
     if not counts or len(set(counts.values())) > 1 or 0 in counts.values():
@@ -21,12 +22,12 @@ def sample_count(feeds: Feeds) -> int:
     return next(iter(counts.values()))
 
 
-def take(feeds: Feeds, samples: Sequence[int]) -> dict[str, Array]:
-    """The samples at these positions."""
-    return {name: array[list(samples)] for name, array in feeds.items()}
+def take(feeds: SampleFeeds, samples: Sequence[int]) -> dict[str, Samples]:
+    """The samples at these positions; what lies on disk stays there."""
+    return {name: chosen_samples(array, list(samples)) for name, array in feeds.items()}
 
 
-def stream(model: ir.Model, names: Sequence[str], feeds: Feeds) -> Iterator[dict[str, Array]]:
+def stream(model: ir.Model, names: Sequence[str], feeds: SampleFeeds) -> Iterator[dict[str, Array]]:
     """Yield the values called ``names`` for each batch of ``feeds`` (the model's own batch size).
 
     Only what these values need is computed: they become the outputs, and onnxruntime drops the rest of the graph. A last

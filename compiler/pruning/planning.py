@@ -23,7 +23,7 @@ from compiler.pruning.types import (
     SetDimension,
     SetGroups,
 )
-from runtimes.session import Feeds
+from runtimes.session import SampleFeeds
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class _Unit:
     cost: float
 
 
-def plan(model: ir.Model, options: PruneOptions, feeds: Feeds | None = None) -> PrunePlan:
+def plan(model: ir.Model, options: PruneOptions, feeds: SampleFeeds | None = None) -> PrunePlan:
     """Choose what to remove. The model is not modified.
 
     Args:

@@ -14,7 +14,7 @@ from compiler.pruning.performing import perform
 from compiler.pruning.planning import plan as make_plan
 from compiler.pruning.reconstruction import Repair, reconstruct, split
 from compiler.pruning.types import PruneOptions, PrunePlan, Size
-from runtimes.session import Feeds
+from runtimes.session import SampleFeeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Pruned:
 
 def prune(
     model: ir.Model,
-    feeds: Feeds,
+    feeds: SampleFeeds,
     options: PruneOptions | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Pruned:
@@ -84,7 +84,7 @@ def prune(
     return Pruned(repaired, plan, PruneEvidence(plan.before, plan.after, after_cut, after_repair, repairs, len(judges)))
 
 
-def output_error(reference: ir.Model, candidate: ir.Model, feeds: Feeds) -> OutputError:
+def output_error(reference: ir.Model, candidate: ir.Model, feeds: SampleFeeds) -> OutputError:
     """The worst output's error of ``candidate`` against ``reference`` on ``feeds``."""
     names = [value.name or "" for value in reference.graph.outputs]
     whole = list(stream(reference, names, feeds))

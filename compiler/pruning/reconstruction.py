@@ -20,7 +20,7 @@ from compiler.pruning.least_squares import Fit, Matrix, Normal, fit
 from compiler.pruning.performing import add_initializer, free_name, replace_array
 from compiler.pruning.types import Cut, PrunePlan, Role
 from compiler.pruning.unfold import unfold, window_of
-from runtimes.session import Feeds
+from runtimes.session import SampleFeeds
 
 # The normal matrix is columns x columns in float64: 200 MB at this size. Wider consumers stay as they are, with a note.
 LARGEST_COLUMNS = 5120
@@ -52,7 +52,7 @@ def reconstruct(
     before: ir.Model,
     after: ir.Model,
     plan: PrunePlan,
-    feeds: Feeds,
+    feeds: SampleFeeds,
     *,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[ir.Model, tuple[Repair, ...]]:
@@ -104,7 +104,9 @@ def _outputs(node: ir.Node, array: NDArray[np.float32]) -> int:
     return int(array.shape[0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1])
 
 
-def _repair(before: ir.Model, model: ir.Model, node: ir.Node, plan: PrunePlan, train: Feeds, held: Feeds) -> Repair:
+def _repair(
+    before: ir.Model, model: ir.Model, node: ir.Node, plan: PrunePlan, train: SampleFeeds, held: SampleFeeds
+) -> Repair:
     array = constant(operand(node, 1))
     assert array is not None
     by_rows = node.op_type == "Conv" or bool(attribute(node, "transB", 0))
@@ -140,7 +142,7 @@ def _write(model: ir.Model, node: ir.Node, found: Fit, array: NDArray[np.float32
 
 
 def _statistics(
-    before: ir.Model, model: ir.Model, node: ir.Node, plan: PrunePlan, feeds: Feeds, start: Matrix
+    before: ir.Model, model: ir.Model, node: ir.Node, plan: PrunePlan, feeds: SampleFeeds, start: Matrix
 ) -> Normal:
     """Stream the pruned model's inputs of ``node`` against the whole model's outputs of the same node."""
     source, target = node.inputs[0], node.outputs[0]

@@ -27,7 +27,7 @@ from compiler.pruning.flow import Flow, constant, name_of
 from compiler.pruning.groups import Candidate
 from compiler.pruning.types import Role
 from profiles.registry import Registry
-from runtimes.session import Feeds
+from runtimes.session import SampleFeeds
 
 Matrix = NDArray[np.float64]
 
@@ -111,7 +111,7 @@ class Saliency:
         return _Reader(weight, inverse, energy, positions)
 
 
-def measure(flow: Flow, feeds: Feeds) -> dict[str, Matrix]:
+def measure(flow: Flow, feeds: SampleFeeds) -> dict[str, Matrix]:
     """Covariance of the channels that each consumer reads, over samples and a subset of positions; float64."""
     nodes = {name_of(node): node for node in flow.model.graph}
     reading = {b.node: nodes[b.node] for b in flow.bindings if b.role is Role.CONSUMES}

@@ -83,7 +83,7 @@ def _observe(model: ir.Model, data: Dataset) -> dict[str, _Seen]:
     seen = {str(v.name): _Seen() for v in model.graph.inputs if v.dtype == ir.DataType.FLOAT}
     for name, array in data.feeds.items():
         if name in seen:
-            seen[name].update(array)
+            seen[name].update(array[:])  # SAMPLES are few
     for group in tap_groups(model, None, GROUP_BYTES):
         seen.update((name, _Seen()) for name in group)
         with open_hub(model, taps=group) as session:

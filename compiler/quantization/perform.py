@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from compiler.quantization.spec import ConstantQuant, NodePrecision, QParams, QuantizationSpec, Role
+from compiler.quantization.spec import ConstantQuant, Conversion, NodePrecision, QParams, QuantizationSpec, Role
 from compiler.quantization.structure import constant_of, name_of, value_name
 from runtimes.session import Array
 
@@ -35,6 +35,8 @@ def perform(model: ir.Model, spec: QuantizationSpec) -> ir.Model:
     values.update((value_name(o), o) for node in nodes.values() for o in node.outputs if o.name)
     for name, params in spec.activations.items():
         writer.activation(values[name], params)
+    for conversion in spec.conversions:
+        writer.conversion(nodes[conversion.node], conversion)
     writer.drop_unused_initializers()
     result.metadata_props[SPEC_KEY] = spec.sha256
     return result
@@ -56,6 +58,10 @@ class _Writer:
         self._taken |= {value_name(o) for node in model.graph for o in node.outputs if o.name}
         self._taken |= {name_of(node) for node in model.graph}
         self._constants: dict[tuple[str, Role, QParams], ir.Value] = {}
+        self._pairs: dict[
+            str, tuple[ir.Node, ir.Value]
+        ] = {}  # by value: its QuantizeLinear, and what the pair restores
+        self._conversions: dict[tuple[str, QParams, str], ir.Value] = {}
 
     def activation(self, value: ir.Value, params: QParams) -> None:
         """Put QuantizeLinear -> DequantizeLinear behind ``value``.
@@ -64,7 +70,6 @@ class _Writer:
         except behind graph inputs, which keep their own.
         """
         name, producer = value_name(value), value.producer()
-        scale, zero_point = self._parameters(name, params)
         restored = ir.Value(type=value.type, shape=value.shape)
         value.replace_all_uses_with(restored, replace_graph_outputs=True)
         if producer is None:
@@ -72,6 +77,33 @@ class _Writer:
         else:
             value.name = self._unique(f"{name}/float")
             restored.name = name
+        self._pairs[name] = self._pair(name, value, restored, params, producer)
+
+    def conversion(self, node: ir.Node, conversion: Conversion) -> None:
+        """Another pair between a value's own and the node: behind it where the node reads, before it where it writes."""
+        quantize, restored = self._pairs[conversion.value]
+        source = quantize.inputs[0]
+        assert source is not None
+        writes = source.producer() is node
+        key = (conversion.value, conversion.params, name_of(node) if writes else "")
+        if key not in self._conversions:
+            before = source if writes else restored
+            converted = ir.Value(type=before.type, shape=before.shape)
+            converted.name = self._unique(f"{conversion.value}/{conversion.params.dtype}")
+            self._pair(converted.name, before, converted, conversion.params, before.producer())
+            self._conversions[key] = converted
+        if writes:
+            quantize.replace_input_with(0, self._conversions[key])
+            return
+        for index, value in enumerate(node.inputs):
+            if value is restored:
+                node.replace_input_with(index, self._conversions[key])
+
+    def _pair(
+        self, name: str, value: ir.Value, restored: ir.Value, params: QParams, behind: ir.Node | None
+    ) -> tuple[ir.Node, ir.Value]:
+        """QuantizeLinear and DequantizeLinear from ``value`` to ``restored``, after ``behind`` or first of all."""
+        scale, zero_point = self._parameters(name, params)
         assert zero_point.dtype is not None
         codes = ir.Value(
             name=self._unique(f"{name}/quantized"), type=ir.TensorType(zero_point.dtype), shape=value.shape
@@ -84,10 +116,11 @@ class _Writer:
         ]
         for node in pair:
             node.metadata_props[PRECISION_KEY] = str(NodePrecision.INT8)
-        if producer is None:
+        if behind is None:
             self._graph.insert_before(self._graph[0], pair)
         else:
-            self._graph.insert_after(producer, pair)
+            self._graph.insert_after(behind, pair)
+        return pair[0], restored
 
     def constant(self, node: ir.Node, constant: ConstantQuant) -> None:
         """Replace a float constant of ``node`` by an integer initializer behind a DequantizeLinear."""

@@ -12,6 +12,7 @@ from compiler.calibration.collect import Calibration
 from compiler.calibration.observers import Range
 from compiler.errors import DataError
 from compiler.quantization.compression import Compression
+from compiler.quantization.mixed import unlike_concats
 from compiler.quantization.params import (
     bias_params,
     constant_params,
@@ -37,6 +38,7 @@ from compiler.quantization.structure import (
     weight_axis,
 )
 from compiler.quantization.ties import Ties
+from compiler.quantization.wide import conversions, widen
 from runtimes.session import Array
 
 
@@ -45,7 +47,7 @@ class QuantizeOptions:
     """How to quantize.
 
     Args:
-        observer: the name of an observer of activations: min-max, percentile or mse. On kws (500 samples) mse came closest
+        observer: a name in calibration.observers.OBSERVERS. On kws (500 samples) mse came closest
             to the float model: 29.8 dB and 99.6 % agreement, against 29.6 / 99.2 of percentile and 26.5 / 99.2 of min-max.
         activations: "int8" (asymmetric) or "int16" (symmetric).
         weights: a name in params.WEIGHT_METHODS. On kws "mse" brought nothing that "max-abs" does not.
@@ -53,6 +55,8 @@ class QuantizeOptions:
         keep_float: names of nodes to leave in float.
         block_size: int4 weights of matrices get a scale per so many inputs, else per output channel.
         compression: of weights that become sparse or take their values from a table.
+        wide: names of values to hold in int16 while the rest is int8 (compiler/quantization/wide.py).
+        split_outputs: leave final concatenations of unlike ranges in float (compiler/quantization/mixed.py).
     """
 
     observer: str = "mse"
@@ -62,6 +66,12 @@ class QuantizeOptions:
     keep_float: tuple[str, ...] = ()
     block_size: int | None = None
     compression: Compression = field(default_factory=Compression)
+    wide: tuple[str, ...] = ()
+    split_outputs: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """For a spec's provenance: JSON types only."""
+        return {**asdict(self), "keep_float": sorted(self.keep_float), "wide": sorted(self.wide)}
 
 
 def plan(model: ir.Model, calibration: Calibration, options: QuantizeOptions | None = None) -> QuantizationSpec:
@@ -75,41 +85,58 @@ def plan(model: ir.Model, calibration: Calibration, options: QuantizeOptions | N
         DataError: the calibration lacks an activation, so it was made for another model.
     """
     options = options or QuantizeOptions()
-    structure = analyse(model, options.keep_float, options.activations)
+    structure = planned_structure(model, calibration, options)
     notes: list[str] = []
-    activations = _activation_params(model, structure, calibration, options.activations, notes)
+    ties = planned_ties(model, structure, calibration, options, notes)
+    widening = widen(model, structure, ties, options.wide)
+    activations = {
+        name: ties.params(name, "int16" if name in widening.values else None) for name in structure.activations
+    }
+    decisions = {name: _widened(d, name in widening.nodes, options) for name, d in structure.decisions.items()}
+    spec = QuantizationSpec(
+        activations, (), decisions, conversions=conversions(model, structure, activations, widening)
+    )
     constants: list[ConstantQuant] = []
     for node in model.graph:
-        if not structure.is_int8(node):
-            continue
-        weighted = RULES[node.op_type].kind is Kind.WEIGHTED
-        constants += (
-            _weighted(node, activations, options, notes)
-            if weighted
-            else _operands(node, activations, options.activations)
-        )
+        if structure.is_int8(node):
+            weighted = RULES[node.op_type].kind is Kind.WEIGHTED
+            constants += _weighted(node, spec, options, notes) if weighted else _operands(node, spec)
     provenance: dict[str, Any] = {
         "calibration": {
             "observer": calibration.observer,
             "samples": calibration.samples,
             "dataset_sha256": calibration.dataset_sha256,
         },
-        "options": {**asdict(options), "keep_float": sorted(options.keep_float)},
+        "options": options.to_json(),
     }
-    decisions = structure.decisions
-    if options.activations == "int16":
-        decisions = {name: _widened(decision) for name, decision in decisions.items()}
-    return QuantizationSpec(activations, tuple(constants), decisions, tuple(notes), provenance)
+    return replace(spec, constants=tuple(constants), notes=tuple(notes), provenance=provenance)
 
 
-def _widened(decision: NodeDecision) -> NodeDecision:
+def _widened(decision: NodeDecision, wide: bool, options: QuantizeOptions) -> NodeDecision:
     integer = decision.precision is NodePrecision.INT8
-    return replace(decision, precision=NodePrecision.INT16X8) if integer else decision
+    if integer and options.activations == "int16":
+        return replace(decision, precision=NodePrecision.INT16X8)
+    if integer and wide:
+        return replace(decision, precision=NodePrecision.INT16X8, reason="touches a value that eight bits do not carry")
+    return decision
 
 
-def _activation_params(
-    model: ir.Model, structure: Structure, calibration: Calibration, dtype: str, notes: list[str]
-) -> dict[str, QParams]:
+def planned_structure(model: ir.Model, calibration: Calibration, options: QuantizeOptions) -> Structure:
+    """What becomes int8, now that ranges are known. Raises DataError."""
+    structure = analyse(model, options.keep_float, options.activations)
+    unlike = unlike_concats(model, structure, calibration.ranges) if options.split_outputs else {}
+    return analyse(model, options.keep_float, options.activations, unlike) if unlike else structure
+
+
+def planned_ties(
+    model: ir.Model,
+    structure: Structure,
+    calibration: Calibration,
+    options: QuantizeOptions,
+    notes: list[str] | None = None,
+) -> Ties:
+    """The activations' ranges, and which of them share one. Raises DataError where the calibration lacks one."""
+    notes, dtype = [] if notes is None else notes, options.activations
     missing = [name for name in structure.activations if name not in calibration.ranges]
     if missing:
         raise DataError(
@@ -126,7 +153,7 @@ def _activation_params(
     for node in model.graph:
         if structure.is_int8(node) and RULES[node.op_type].kind is Kind.SAME_SCALE:
             _tie(node, ties, notes)
-    return {name: ties.params(name) for name in structure.activations}
+    return ties
 
 
 def _tie(node: ir.Node, ties: Ties, notes: list[str]) -> None:
@@ -149,9 +176,7 @@ def _range(constant: Array) -> Range:
     return Range(low, high, low, high)
 
 
-def _weighted(
-    node: ir.Node, activations: dict[str, QParams], options: QuantizeOptions, notes: list[str]
-) -> list[ConstantQuant]:
+def _weighted(node: ir.Node, spec: QuantizationSpec, options: QuantizeOptions, notes: list[str]) -> list[ConstantQuant]:
     """Weight and bias of Conv, ConvTranspose, Gemm; constant factors of MatMul on either side."""
     name = name_of(node)
     weight = constant_of(node.inputs[1])
@@ -165,7 +190,7 @@ def _weighted(
     bias = constant_of(node.inputs[2]) if len(node.inputs) > 2 else None
     if bias is None:
         return [ConstantQuant(name, 1, Role.WEIGHT, params)]
-    scale_in = float(activations[value_name(source)].scale[0])
+    scale_in = float(spec.seen(name, value_name(source)).scale[0])
     channels = len(params.scale) if params.axis is not None else bias.size
     params, raised = make_room_for_bias(np.broadcast_to(bias.reshape(-1), (channels,)), scale_in, params)
     if raised:
@@ -179,13 +204,15 @@ def _weighted(
     ]
 
 
-def _operands(node: ir.Node, activations: dict[str, QParams], dtype: str) -> list[ConstantQuant]:
+def _operands(node: ir.Node, spec: QuantizationSpec) -> list[ConstantQuant]:
     """Constant data inputs of element-wise nodes (own scale) and of same-scale nodes (the shared one)."""
     shared = RULES[node.op_type].kind is Kind.SAME_SCALE
+    output = spec.seen(name_of(node), value_name(node.outputs[0])) if node.outputs[0].name in spec.activations else None
+    wide = spec.nodes[name_of(node)].precision is NodePrecision.INT16X8
     found = []
     for index, value in data_inputs(node):
         constant = constant_of(value)
         if constant is not None:
-            params = activations[value_name(node.outputs[0])] if shared else constant_params(constant, dtype)
+            params = output if shared and output else constant_params(constant, "int16" if wide else "int8")
             found.append(ConstantQuant(name_of(node), index, Role.OPERAND, params))
     return found

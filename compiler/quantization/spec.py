@@ -53,6 +53,10 @@ class NodePrecision(StrEnum):
     WEIGHTS = "weights"
     FLOAT32 = "float32"
 
+    @property
+    def integer_activations(self) -> bool:
+        return self in (NodePrecision.INT8, NodePrecision.INT16X8)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QParams:
@@ -188,6 +192,16 @@ class ConstantQuant:
 
 
 @dataclass(frozen=True, slots=True)
+class Conversion:
+    """``node`` reads or writes ``value`` with ``params``, while the value itself is held with others: a node on 16 bits between
+    values on 8. A value that is read is converted behind its own pair, one that is written before it."""
+
+    node: str
+    value: str
+    params: QParams
+
+
+@dataclass(frozen=True, slots=True)
 class NodeDecision:
     """Why a node runs as it does. ``fused_into``: the activation whose output carries this node's numbers."""
 
@@ -207,6 +221,7 @@ class QuantizationSpec:
         nodes: one decision per node of the model.
         notes: events worth a report, such as a channel's scale raised so that its bias fits.
         provenance: what the decisions were made from (observer, dataset digest, options).
+        conversions: where a node sees a value otherwise than ``activations`` has it.
     """
 
     activations: Mapping[str, QParams]
@@ -214,6 +229,12 @@ class QuantizationSpec:
     nodes: Mapping[str, NodeDecision]
     notes: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    conversions: tuple[Conversion, ...] = ()
+
+    def seen(self, node: str, value: str) -> QParams:
+        """The parameters with which ``node`` reads or writes the quantized ``value``. Raises KeyError for float values."""
+        found = (c.params for c in self.conversions if c.node == node and c.value == value)
+        return next(found, None) or self.activations[value]
 
     def constant(self, node: str, index: int) -> QParams | None:
         return next((c.params for c in self.constants if c.node == node and c.index == index), None)
@@ -222,6 +243,11 @@ class QuantizationSpec:
     def float_nodes(self) -> dict[str, NodeDecision]:
         """Nodes left in float, by name."""
         return {name: d for name, d in self.nodes.items() if d.precision is NodePrecision.FLOAT32}
+
+    @property
+    def wide_nodes(self) -> dict[str, NodeDecision]:
+        """Nodes with 16-bit activations, by name."""
+        return {name: d for name, d in self.nodes.items() if d.precision is NodePrecision.INT16X8}
 
     @property
     def sha256(self) -> str:
@@ -248,6 +274,9 @@ class QuantizationSpec:
                 },
                 "notes": list(self.notes),
                 "provenance": dict(self.provenance),
+                "conversions": [
+                    {"node": c.node, "value": c.value, "params": c.params.to_json()} for c in self.conversions
+                ],
             }
         )
 
@@ -258,6 +287,9 @@ class QuantizationSpec:
         lines += [
             f"  {name}: {p.dtype} scale {p.scale[0]:.6g} zero point {p.zero_point} [{p.low:.4g}, {p.high:.4g}]"
             for name, p in self.activations.items()
+        ]
+        lines += [
+            f"  {c.node} sees {c.value} as {c.params.dtype} scale {c.params.scale[0]:.6g}" for c in self.conversions
         ]
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
@@ -284,6 +316,10 @@ def read_spec(data: bytes) -> QuantizationSpec:
             },
             tuple(document["notes"]),
             document["provenance"],
+            tuple(
+                Conversion(c["node"], c["value"], QParams.from_json(c["params"]))
+                for c in document.get("conversions", ())
+            ),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(

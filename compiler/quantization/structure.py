@@ -5,7 +5,7 @@ This is the first half of planning; calibration then observes exactly the activa
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
@@ -36,13 +36,19 @@ class Structure:
         return decision is not None and decision.precision is NodePrecision.INT8
 
 
-def analyse(model: ir.Model, keep_float: Collection[str] = (), activations: str = "int8") -> Structure:
+def analyse(
+    model: ir.Model,
+    keep_float: Collection[str] = (),
+    activations: str = "int8",
+    reasons: Mapping[str, str] | None = None,
+) -> Structure:
     """Decide every node's precision.
 
     Args:
         model: a float hub.
         keep_float: names of nodes to leave in float.
         activations: "int8" or "int16".
+        reasons: further nodes to leave in float, and why.
 
     Raises:
         DataError: ``keep_float`` names a node that the model does not have.
@@ -56,12 +62,34 @@ def analyse(model: ir.Model, keep_float: Collection[str] = (), activations: str 
             remedy=f"Use the hub's node names{f', for instance {near}' if near else ''}.",
         )
     structure = Structure()
+    reasons = {**_written_out_norms(model), **(reasons or {})}
     for node in model.graph:
-        structure.decisions[name_of(node)] = _decide(node, name_of(node) in keep_float, activations)
+        why = "asked for by keep_float" if name_of(node) in keep_float else reasons.get(name_of(node))
+        structure.decisions[name_of(node)] = _decide(node, why, activations)
     _follow_float(model, structure)
     _fuse(model, structure)
     structure.activations = _activations(model, structure)
     return structure
+
+
+def _written_out_norms(model: ir.Model) -> dict[str, str]:
+    """Nodes of layer normalisations that the source spells out: x - mean(x), squared, averaged, rooted, divided by.
+
+    In int8 the difference would be rounded before it is divided by what may be a hundredth of it.
+    """
+    found: dict[str, str] = {}
+    for node in model.graph:
+        readers = [use.node for use in node.outputs[0].uses()] if node.op_type == "Sub" else []
+        squares = [r for r in readers if r.op_type == "Pow" or (r.op_type == "Mul" and r.inputs[0] is r.inputs[1])]
+        scaled = any(r.op_type in ("Div", "Mul") and r not in squares for r in readers)
+        mean = node.inputs[1].producer() if readers and node.inputs[1] is not None else None
+        averages = [u.node for s in squares for u in s.outputs[0].uses() if u.node.op_type == "ReduceMean"]
+        if mean is None or mean.op_type != "ReduceMean" or not averages or not scaled:
+            continue
+        if mean.inputs[0] is node.inputs[0]:
+            parts = [node, mean, *squares, *averages, *(r for r in readers if r not in squares)]
+            found |= {name_of(part): "is part of a layer normalisation, which int8 cannot carry" for part in parts}
+    return found
 
 
 def data_inputs(node: ir.Node) -> list[tuple[int, ir.Value]]:
@@ -87,8 +115,8 @@ def value_name(value: ir.Value) -> str:
     return value.name
 
 
-def _decide(node: ir.Node, keep: bool, activations: str) -> NodeDecision:
-    reason = "asked for by keep_float" if keep else _objection(node)
+def _decide(node: ir.Node, reason: str | None, activations: str) -> NodeDecision:
+    reason = reason or _objection(node)
     if reason is None and activations == "int16" and node.op_type in NO_INT16:
         reason = f"no target has an int16 kernel for {node.op_type}"
     if reason is not None:
@@ -175,10 +203,8 @@ def _follow_float(model: ir.Model, structure: Structure) -> None:
 def _better_float(node: ir.Node, structure: Structure) -> str | None:
     producers = [v.producer() for _, v in data_inputs(node) if constant_of(v) is None]
     from_float = all(p is None or not structure.is_int8(p) for p in producers)
-    if RULES[node.op_type].moves_data and from_float:
-        consumers = [user for output in node.outputs for user, _ in output.uses()]
-        if not any(structure.is_int8(user) for user in consumers):
-            return "only moves data between float nodes"
+    if RULES[node.op_type].moves_data and from_float and ends_the_model(node, structure):
+        return "only moves data between float nodes"
     producer = producers[0] if producers else None
     if (
         node.op_type in ("Relu", "Clip")
@@ -189,6 +215,23 @@ def _better_float(node: ir.Node, structure: Structure) -> str | None:
     ):
         return f"is the activation of {producer.name}, which is float"
     return None
+
+
+def ends_the_model(node: ir.Node, structure: Structure) -> bool:
+    """Whether everything behind ``node`` only moves data, or computes in float, as far as the model's outputs."""
+    waiting, seen = [node], set()
+    while waiting:
+        one = waiting.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        for reader in (use.node for output in one.outputs for use in output.uses()):
+            if not structure.is_int8(reader):
+                continue
+            if not RULES[reader.op_type].moves_data:
+                return False
+            waiting.append(reader)
+    return True
 
 
 def _fuse(model: ir.Model, structure: Structure) -> None:

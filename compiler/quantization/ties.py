@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from compiler.calibration.observers import Range
 from compiler.quantization.params import activation_params
+from compiler.quantization.rules import FIXED_INT16
 from compiler.quantization.spec import QParams
 
 
@@ -44,9 +47,19 @@ class Ties:
             self._fixed[a] = fixed
         return None
 
-    def params(self, name: str) -> QParams:
+    def group(self, name: str) -> frozenset[str]:
+        """Everything that shares ``name``'s scale, itself included."""
         root = self._root(name)
-        return self._fixed.get(root) or activation_params(*self._range[root], self._dtype)
+        return frozenset(other for other in self._parent if self._root(other) == root)
+
+    def params(self, name: str, dtype: str | None = None) -> QParams:
+        """``dtype`` "int16" widens a group of int8 values; kernels prescribe one scale for all of their 16-bit outputs."""
+        root, dtype = self._root(name), dtype or self._dtype
+        fixed = self._fixed.get(root)
+        if fixed is not None and fixed.dtype != dtype:
+            scale, zero_point = FIXED_INT16
+            return QParams(dtype, np.array([scale], np.float32), zero_point)
+        return fixed or activation_params(*self._range[root], dtype)
 
     def _conflict(self, a: str, b: str) -> str | None:
         fixed_a, fixed_b = self._fixed.get(a), self._fixed.get(b)

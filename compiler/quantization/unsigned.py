@@ -12,11 +12,12 @@ def to_uint8(model: ir.Model) -> ir.Model:
     """Rewrite the activations of a quantized hub, and constant operands of element-wise nodes, from int8 to uint8.
 
     Weights stay int8 with zero point 0 and biases int32: x86 kernels take uint8 activations with int8 weights. Every real
-    value that the model can express, and every rounding, stays the same. ``model`` is not modified.
+    value that the model can express, and every rounding, stays the same; int16 activations stay as they are. ``model`` is not
+    modified.
     """
     result = model.clone()
     for node in result.graph:
-        if node.op_type == "QuantizeLinear":
+        if node.op_type == "QuantizeLinear" and node.outputs[0].dtype == ir.DataType.INT8:
             _shift(result.graph, node.inputs[2])
             node.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
         elif node.op_type == "DequantizeLinear" and _is_operand(node):

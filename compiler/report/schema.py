@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -87,7 +88,46 @@ class Report:
         document: dict[str, Any] = {"schema": SCHEMA, "ok": self.ok}
         document |= {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
         document["gates"] = plain(self.gates)
+        document["pareto"] = [plain(choice) for choice in choices(self.artifacts)]
         return document
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One artifact among those of its format. ``best``: none of them is as small, as fast and as close, and better in one."""
+
+    path: str
+    format: str
+    size_bytes: int
+    latency_ms: float
+    snr_db: float
+    accuracy: float | None
+    best: bool
+
+
+def choices(artifacts: Sequence[ArtifactReport]) -> list[Choice]:
+    """The Pareto table that every report ends with."""
+
+    def figures(one: ArtifactReport) -> tuple[float, float, float]:
+        return one.size_bytes, one.latency_ms, -one.parity.snr_db
+
+    def beaten(one: ArtifactReport) -> bool:
+        rivals = [figures(other) for other in artifacts if other.format == one.format]
+        own = figures(one)
+        return any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other in rivals)
+
+    return [
+        Choice(
+            one.path,
+            one.format,
+            one.size_bytes,
+            one.latency_ms,
+            one.parity.snr_db,
+            one.accuracy.value if one.accuracy else None,
+            not beaten(one),
+        )
+        for one in artifacts
+    ]
 
 
 def plain(value: Any) -> Any:

@@ -18,7 +18,7 @@ from compiler.calibration.dataset import Dataset
 from compiler.pruning.activations import stream
 from compiler.quantization.params import bias_params
 from compiler.quantization.rescue.candidate import Bench, Candidate
-from compiler.quantization.spec import ConstantQuant, NodePrecision, Role
+from compiler.quantization.spec import ConstantQuant, Role
 from compiler.quantization.structure import constant_of, name_of, value_name
 from runtimes.session import Array
 
@@ -50,7 +50,7 @@ def correctable(one: Candidate) -> list[ir.Node]:
     return [
         node
         for node in one.reference.graph
-        if node.op_type in BIASED and decisions[name_of(node)].precision is NodePrecision.INT8
+        if node.op_type in BIASED and decisions[name_of(node)].precision.integer_activations
     ]
 
 
@@ -59,7 +59,7 @@ def means(model: ir.Model, nodes: Sequence[ir.Node], dataset: Dataset) -> dict[s
     names = [value_name(node.outputs[0]) for node in nodes]
     sums: dict[str, NDArray[np.float64]] = {}
     batches = 0
-    for values in stream(model, names, dict(dataset.feeds)):
+    for values in stream(model, names, dataset.feeds):
         batches += 1
         for name in names:
             array = values[name].astype(np.float64)
@@ -76,7 +76,7 @@ def shift_bias(one: Candidate, node: ir.Node, delta: NDArray[np.float64]) -> Can
     if spec.constant(name, 2) is None:
         weight, source = spec.constant(name, 1), node.inputs[0]
         assert weight is not None and source is not None
-        scale_in = float(spec.activations[value_name(source)].scale[0])
+        scale_in = float(spec.seen(name, value_name(source)).scale[0])
         made = ConstantQuant(name, 2, Role.BIAS, bias_params(scale_in, weight))
         spec = replace(spec, constants=(*spec.constants, made))
     return replace(one, spec=spec, overrides={**one.overrides, (name, 2): bias.astype(np.float32)})

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from compiler.calibration.collect import Calibration, collect
-from compiler.calibration.dataset import Dataset, content_digest
+from compiler.calibration.dataset import Dataset
 from compiler.errors import DataError
 from compiler.hub_session import open_hub
 from compiler.passes.edit import refold
@@ -17,6 +17,7 @@ from compiler.quantization.engine import Quantized
 from compiler.quantization.params import bias_params
 from compiler.quantization.perform import perform
 from compiler.quantization.plan import QuantizeOptions, plan
+from compiler.quantization.rescue.knapsack import Sensitivity
 from compiler.quantization.spec import ConstantQuant, QuantizationSpec, Role
 from compiler.quantization.structure import constant_of, name_of, value_name
 from compiler.verification.metrics import parity
@@ -94,7 +95,7 @@ def replanned(old: Candidate, options: QuantizeOptions) -> Candidate:
         elif kept is not None and one.role is Role.BIAS:
             source = sources[one.node]
             assert source is not None
-            scale_in = float(spec.activations[value_name(source)].scale[0])
+            scale_in = float(spec.seen(one.node, value_name(source)).scale[0])
             one = ConstantQuant(one.node, one.index, one.role, bias_params(scale_in, kept))
         constants.append(one)
     return replace(moved, spec=replace(spec, constants=tuple(constants)))
@@ -116,17 +117,21 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What rungs work with: samples to calibrate on, samples to be judged on, and the float hub's answers to the latter."""
+    """What rungs work with: samples to calibrate on, samples to be judged on, and the float hub's answers to the latter.
+
+    ``sensitivity`` is where rungs put down what they measured node by node, for the report.
+    """
 
     hub: ir.Model
     train: Dataset
     held_out: Dataset
     truth: Mapping[str, Array]
+    sensitivity: list[Sensitivity] = field(default_factory=list)
 
     def score(self, model: ir.Model) -> Score:
         """Run a quantized hub over the held-out samples."""
         with open_hub(model) as session:
-            found = parity(run_dataset(session, dict(self.held_out.feeds)), self.truth)
+            found = parity(run_dataset(session, self.held_out.feeds), self.truth)
         return Score(found.snr_db, found.agreement, found.samples)
 
 
@@ -142,17 +147,11 @@ def make_bench(hub: ir.Model, dataset: Dataset) -> Bench:
             remedy=f"Give at least {max(FEWEST, HELD_OUT_EVERY * dataset.batch)} samples (100 and more work better).",
         )
     judge = np.arange(dataset.count) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-    return judged_on(hub, _subset(dataset, ~judge), _subset(dataset, judge))
+    return judged_on(hub, *(dataset.select(np.flatnonzero(mask).tolist()) for mask in (~judge, judge)))
 
 
 def judged_on(hub: ir.Model, train: Dataset, held_out: Dataset) -> Bench:
     """A bench whose ``held_out`` samples were chosen by the caller."""
     with open_hub(hub) as session:
-        truth = run_dataset(session, dict(held_out.feeds))
+        truth = run_dataset(session, held_out.feeds)
     return Bench(hub, train, held_out, truth)
-
-
-def _subset(dataset: Dataset, chosen: Array) -> Dataset:
-    feeds = {name: array[chosen] for name, array in dataset.feeds.items()}
-    labels = None if dataset.labels is None else dataset.labels[chosen]
-    return Dataset(feeds, labels, content_digest(feeds, labels), dataset.batch)

@@ -20,6 +20,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from compiler.calibration.channels import ChannelObserver
 from compiler.calibration.dataset import Dataset
 from compiler.passes.edit import refold
 from compiler.pruning.activations import stream
@@ -56,6 +57,19 @@ def equalise_layers(start: Candidate, bench: Bench) -> Iterator[tuple[str, Candi
     yield f"{len(pairs)} pairs", made
     for detail, corrected in correct_biases(made, bench):
         yield f"{len(pairs)} pairs, biases of {detail}", corrected
+    yield from _absorbing(model, pairs, start, bench)
+
+
+def _absorbing(model: ir.Model, pairs: list[Pair], start: Candidate, bench: Bench) -> Iterator[tuple[str, Candidate]]:
+    from compiler.quantization.rescue.absorb import absorbed  # which knows pairs
+
+    lighter, channels = absorbed(model, pairs, bench.train)
+    if not channels:
+        return
+    made = candidate(lighter, bench.train, start.options)
+    yield f"{len(pairs)} pairs, {channels} channels absorbed", made
+    for detail, corrected in correct_biases(made, bench):
+        yield f"{len(pairs)} pairs, {channels} channels absorbed, biases of {detail}", corrected
 
 
 def equalised(model: ir.Model, dataset: Dataset) -> tuple[ir.Model, list[Pair]]:
@@ -63,11 +77,11 @@ def equalised(model: ir.Model, dataset: Dataset) -> tuple[ir.Model, list[Pair]]:
     pairs = find_pairs(model)
     if not pairs:
         return model, []
-    peaks = _peaks(model, pairs, dataset.take(SAMPLES))
+    seen = _channels(model, [pair.between for pair in pairs], dataset.take(SAMPLES))
     result = model.clone()
     nodes = {name_of(node): node for node in result.graph}
     for pair in pairs:
-        _rescale(result.graph, nodes[pair.first], nodes[pair.second], pair, peaks[pair.between])
+        _rescale(result.graph, nodes[pair.first], nodes[pair.second], pair, seen[pair.between].peak)
     return result, pairs
 
 
@@ -137,16 +151,13 @@ def _grouped(node: ir.Node) -> bool | None:
     return True if weight.shape[1] == 1 and weight.shape[0] == group else None
 
 
-def _peaks(model: ir.Model, pairs: list[Pair], dataset: Dataset) -> dict[str, NDArray[np.float64]]:
-    """max|x| per channel of the values between, [channels]."""
-    names = [pair.between for pair in pairs]
-    peaks: dict[str, NDArray[np.float64]] = {}
-    for values in stream(model, names, dict(dataset.feeds)):
-        for name in names:
-            axes = tuple(a for a in range(values[name].ndim) if a != 1)
-            peak = np.abs(values[name]).max(axis=axes).astype(np.float64)
-            peaks[name] = np.maximum(peaks.get(name, 0.0), peak)
-    return peaks
+def _channels(model: ir.Model, names: list[str], dataset: Dataset) -> dict[str, ChannelObserver]:
+    """What the values called ``names`` hold, channel by channel."""
+    found = {name: ChannelObserver() for name in names}
+    for values in stream(model, names, dataset.feeds):
+        for name, observer in found.items():
+            observer.update(values[name])
+    return found
 
 
 def factors(peak: NDArray[np.float64], reach: NDArray[np.float64], pair: Pair) -> NDArray[np.float64]:

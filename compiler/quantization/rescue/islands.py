@@ -6,16 +6,15 @@ float. The gains of several nodes are taken as additive, which is an estimate: w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
-from compiler.errors import DataError
 from compiler.quantization.rescue.candidate import Bench, Candidate, judged_on, replanned
+from compiler.quantization.rescue.knapsack import Sensitivity, knapsack
 from compiler.quantization.rules import RULES
-from compiler.quantization.spec import NodePrecision
 from compiler.quantization.structure import constant_of, name_of
 
 BUDGETS = (0.02, 0.05, 0.10, 0.25)  # of the quantized weights' bytes, tried in turn
@@ -24,23 +23,13 @@ SAMPLES = 32
 NODE_BYTES = (
     256  # what an island costs beside its weights: two more boundary conversions, in bytes, so that none is free
 )
-CELLS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Sensitivity:
-    """``gain_db`` at the worst output if ``node`` alone stays in float; ``extra_bytes`` that its weights then take."""
-
-    node: str
-    op_type: str
-    gain_db: float
-    gain_power: float
-    extra_bytes: int
 
 
 def keep_sensitive_in_float(start: Candidate, bench: Bench) -> Iterator[tuple[str, Candidate]]:
     """Yield ``start`` with more and more float, one candidate per budget that chooses other nodes than the one before."""
-    table = [s for s in measure_sensitivity(start, bench) if s.gain_power > 0]
+    measured = measure_sensitivity(start, bench)
+    bench.sensitivity.extend(measured)
+    table = [s for s in measured if s.gain_power > 0]
     before: tuple[str, ...] = ()
     for share in BUDGETS:
         chosen = knapsack(table, int(share * start.weight_bytes()) + NODE_BYTES)
@@ -63,7 +52,7 @@ def measure_sensitivity(start: Candidate, bench: Bench) -> list[Sensitivity]:
         keep = (*start.options.keep_float, name_of(node))
         sqnr = few.score(replanned(start, replace(start.options, keep_float=keep)).quantized().model).sqnr_db
         power = 10 ** (-base / 10) - 10 ** (-sqnr / 10)
-        found.append(Sensitivity(name_of(node), node.op_type, sqnr - base, power, _extra_bytes(node)))
+        found.append(Sensitivity(name_of(node), node.op_type, sqnr - base, power, _extra_bytes(node), "float32"))
     return found
 
 
@@ -77,7 +66,7 @@ def island_nodes(start: Candidate) -> list[ir.Node]:
     return [
         node
         for node in start.reference.graph
-        if decisions[name_of(node)].precision is NodePrecision.INT8
+        if decisions[name_of(node)].precision.integer_activations
         and (node.op_type == "Concat" or not RULES[node.op_type].moves_data)
         and node.outputs[0].name not in fused
     ]
@@ -86,25 +75,3 @@ def island_nodes(start: Candidate) -> list[ir.Node]:
 def _extra_bytes(node: ir.Node) -> int:
     weights = [constant_of(v) for v in node.inputs[1:2]]
     return sum(3 * w.size for w in weights if w is not None and w.dtype == np.float32) + NODE_BYTES
-
-
-def knapsack(table: Sequence[Sensitivity], budget_bytes: int) -> tuple[str, ...]:
-    """The nodes with the largest summed gain that fit the budget, in the table's order.
-
-    0/1 knapsack over CELLS cells of bytes, costs rounded up, so the budget holds.
-
-    Raises:
-        DataError: the budget is not positive.
-    """
-    if budget_bytes <= 0:
-        raise DataError(f"A budget of {budget_bytes} bytes holds nothing.", remedy="Give a positive budget.")
-    cell = max(1, budget_bytes // CELLS)
-    room = budget_bytes // cell
-    best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())] * (room + 1)
-    for index, item in enumerate(table):
-        cost = -(-item.extra_bytes // cell)
-        for free in range(room, cost - 1, -1):
-            gain, chosen = best[free - cost]
-            if gain + item.gain_power > best[free][0]:
-                best[free] = (gain + item.gain_power, (*chosen, index))
-    return tuple(table[i].node for i in best[room][1])

@@ -16,12 +16,16 @@ import onnx_ir as ir
 from compiler.calibration.dataset import Dataset
 from compiler.quantization.engine import Quantized
 from compiler.quantization.plan import QuantizeOptions
+from compiler.quantization.rescue.adaround import round_adaptively
 from compiler.quantization.rescue.bias import correct_biases
 from compiler.quantization.rescue.candidate import Bench, Candidate, Score, candidate, make_bench
 from compiler.quantization.rescue.equalise import equalise_layers
+from compiler.quantization.rescue.heads import split_heads
 from compiler.quantization.rescue.islands import keep_sensitive_in_float
+from compiler.quantization.rescue.knapsack import Sensitivity
 from compiler.quantization.rescue.ranges import better_ranges
 from compiler.quantization.rescue.rounding import round_second_order
+from compiler.quantization.rescue.wide import widen_sensitive
 
 LOGGER = logging.getLogger(__name__)
 
@@ -30,9 +34,16 @@ RUNGS: Final[tuple[tuple[str, Rung], ...]] = (
     ("ranges", better_ranges),  # first: every later rung is measured under the ranges that suit best
     ("bias correction", correct_biases),
     ("equalisation", equalise_layers),  # calibrates anew and therefore brings its own bias correction
+    ("split heads", split_heads),  # before rounding, which would be for other layers
     ("second-order rounding", round_second_order),  # after equalisation, which changes the weights it rounds
+    ("AdaRound", round_adaptively),  # learns the same choice; seconds per block instead of milliseconds
+    ("16-bit activations", widen_sensitive),  # slower, not larger
     ("float islands", keep_sensitive_in_float),  # last: the only rung that makes the artifact larger and slower
 )
+BOUGHT: Final = (
+    "16-bit activations",
+    "float islands",
+)  # rungs that cost time or bytes: the first budget that is enough ends them
 # Without a goal to reach there is nothing to buy with more bytes: islands are then tried up to this share only.
 UNASKED_GROWTH = 0.05
 UNASKED_GAIN_DB = 1.0  # and more float nodes than before, which cost conversions at run time, have to bring this much
@@ -66,6 +77,7 @@ class Attempt:
     agreement: float | None
     weight_bytes: int
     float_nodes: int
+    wide_nodes: int
     seconds: float
     kept: bool
     why: str
@@ -74,7 +86,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Climb:
-    """``best`` and the float hub it was made from (equalised, if that rung was kept); every attempt in order."""
+    """``best`` and the float hub it was made from (equalised, if that rung was kept); every attempt in order.
+
+    ``sensitivity``: what each node or value alone would bring, where a rung measured it.
+    """
 
     best: Quantized
     reference: ir.Model
@@ -82,6 +97,7 @@ class Climb:
     score: Score
     met: bool
     held_out: int
+    sensitivity: tuple[Sensitivity, ...] = ()
 
 
 def climb(
@@ -112,7 +128,8 @@ def climb(
         table.climb(name, rung)
     best = table.best
     attempts = tuple(replace(a, pareto=_on_front(a, table.attempts)) for a in table.attempts)
-    return Climb(best.quantized(), best.reference, attempts, table.score, goals.met(table.score), bench.held_out.count)
+    met, measured = goals.met(table.score), tuple(bench.sensitivity)
+    return Climb(best.quantized(), best.reference, attempts, table.score, met, bench.held_out.count, measured)
 
 
 class _Table:
@@ -139,7 +156,7 @@ class _Table:
             if limit is not None and made.weight_bytes() > first * (1 + limit):
                 return
             self.judge(name, detail, made)
-            if limit is None and name == "float islands" and self._goals.met(self.score):
+            if self._goals.any and name in BOUGHT and self._goals.met(self.score):
                 return  # the first budget that is enough is the cheapest
 
     def judge(self, name: str, detail: str, made: Candidate) -> None:
@@ -155,6 +172,7 @@ class _Table:
                 score.agreement,
                 made.weight_bytes(),
                 len(made.spec.float_nodes),
+                len(made.spec.wide_nodes),
                 now - self._start,
                 kept,
                 why,
@@ -172,11 +190,16 @@ class _Table:
         gain = score.sqnr_db - self.score.sqnr_db
         if not score.better_than(self.score):
             return False, f"{gain:+.2f} dB" if gain <= 0 else "more answers differ from the float model's"
-        dearer = len(made.spec.float_nodes) > len(self.best.spec.float_nodes)
+        dearer = _spared(made) > _spared(self.best)
         if dearer and not self._goals.any and gain < UNASKED_GAIN_DB:
-            return False, f"{gain:+.2f} dB, too little for more float nodes"
+            return False, f"{gain:+.2f} dB, too little for more nodes beyond int8"
         refusal = self._lowers(model)
         return (False, refusal) if refusal else (True, f"{gain:+.2f} dB")
+
+
+def _spared(one: Candidate) -> int:
+    """Nodes that do not compute in int8."""
+    return len(one.spec.float_nodes) + len(one.spec.wide_nodes)
 
 
 def _on_front(one: Attempt, attempts: list[Attempt]) -> bool:

@@ -22,7 +22,6 @@ from compiler.pruning.activations import stream
 from compiler.pruning.unfold import unfold, window_of
 from compiler.quantization.rescue.bias import correct_biases
 from compiler.quantization.rescue.candidate import Bench, Candidate
-from compiler.quantization.spec import NodePrecision
 from compiler.quantization.structure import constant_of, name_of
 from runtimes.session import Array
 
@@ -72,7 +71,7 @@ def find_layers(start: Candidate, quantized: ir.Model) -> list[Layer]:
     found = []
     for node in start.reference.graph:
         name = name_of(node)
-        if start.spec.nodes[name].precision is not NodePrecision.INT8 or start.spec.constant(name, 1) is None:
+        if not start.spec.nodes[name].precision.integer_activations or start.spec.constant(name, 1) is None:
             continue
         array = constant_of(node.inputs[1])
         weight = None if array is None else matrices(node, array)
@@ -114,7 +113,7 @@ def gather(model: ir.Model, layers: Sequence[Layer], data: Dataset, positions: i
     rows: dict[str, int] = {}
     rng = np.random.default_rng(0)
     names = list(dict.fromkeys(layer.source for layer in layers))
-    for values in stream(model, names, dict(few.feeds)):
+    for values in stream(model, names, few.feeds):
         for layer in layers:
             name = name_of(layer.node)
             x = _rows(layer, values, rng, positions)  # [groups, rows, columns]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from compiler.calibration.dataset import Dataset, content_digest
+from compiler.calibration.dataset import Dataset
 from compiler.hub_session import open_hub
 from compiler.quantization.engine import Quantized
 from compiler.quantization.perform import perform
@@ -65,8 +65,7 @@ def _layers(model: ir.Model, start: Quantized) -> list[tuple[Layer, ConstantQuan
 
 
 def part(data: Dataset, mask: Array) -> Dataset:
-    feeds = {name: array[mask] for name, array in data.feeds.items()}
-    return Dataset(feeds, None, content_digest(feeds, None), data.batch)
+    return data.select(np.flatnonzero(mask).tolist())
 
 
 def noise(model: ir.Model, quantized: ir.Model, data: Dataset) -> float:

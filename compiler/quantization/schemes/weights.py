@@ -7,7 +7,7 @@ least squared rounding error. A weight keeps eight bits where four cost more tha
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -73,12 +73,8 @@ def _quantized(model: ir.Model, options: QuantizeOptions, bits: int) -> Quantize
         params, reason = _parameters(weight, options, bits)
         constants.append(ConstantQuant(name, weight.index, Role.WEIGHT, params))
         decisions[name] = NodeDecision(weight.node.op_type, NodePrecision.WEIGHTS, reason)
-    spec = QuantizationSpec({}, tuple(constants), decisions, (), {"bits": bits, "options": _plain(options)})
+    spec = QuantizationSpec({}, tuple(constants), decisions, (), {"bits": bits, "options": options.to_json()})
     return Quantized(perform(model, spec), spec, Calibration({}, "none", 0, ""))
-
-
-def _plain(options: QuantizeOptions) -> dict[str, object]:
-    return {**asdict(options), "keep_float": sorted(options.keep_float)}
 
 
 def large_weights(model: ir.Model, options: QuantizeOptions) -> Iterator[LargeWeight]:

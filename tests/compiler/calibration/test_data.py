@@ -166,3 +166,42 @@ def test_classes_without_samples_are_counted(tmp_path: Path) -> None:
 def test_labels_with_a_background_index_far_away_are_not_counted(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x=samples(), labels=np.full(40, 999))
     assert load_dataset(str(tmp_path / "d.npz"), ONE).warnings == ()
+
+
+def _photographs(side: int = 32) -> Array:
+    """[40, 3, side, side]: smooth colour planes that differ from one another."""
+    rng = np.random.default_rng(3)
+    coarse = rng.uniform(size=(40, 3, side // 8, side // 8))
+    blurred = np.kron(coarse, np.ones((8, 8)))
+    return ((blurred + np.roll(blurred, 3, 2) + np.roll(blurred, 3, 3)) / 3).astype(np.float32)
+
+
+def _warned(array: Array, shape: tuple[int, ...]) -> list[str]:
+    from compiler.calibration.dataset import make_dataset
+
+    return list(make_dataset({"x": array}, (TensorSpec("x", "float32", shape),), where="t").warnings)
+
+
+def test_pictures_that_were_reshaped_instead_of_transposed_are_named() -> None:
+    first, last = _photographs(), np.ascontiguousarray(_photographs().transpose(0, 2, 3, 1))
+    assert _warned(first, (1, 3, 32, 32)) == []
+    assert _warned(last, (1, 32, 32, 3)) == []
+    (found,) = _warned(last.reshape(40, 3, 32, 32), (1, 3, 32, 32))
+    assert "reshaped instead of transposed" in found
+    (found,) = _warned(first.reshape(40, 32, 32, 3), (1, 32, 32, 3))
+    assert "channels-first pictures were reshaped" in found
+    assert _warned(np.random.default_rng(0).random((40, 3, 32, 32), np.float32), (1, 3, 32, 32)) == []
+
+
+def test_the_remedy_for_another_layout_is_the_transposition() -> None:
+    with pytest.raises(DataError) as caught:
+        _warned(np.zeros((40, 32, 32, 3), np.float32), (1, 3, 32, 32))
+    assert "(0, 3, 1, 2)" in caught.value.remedy
+
+
+def test_a_mean_subtracted_twice_is_named() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 3, 8, 8)) / 255.0
+    once = ((pixels - 0.45) / 0.225).astype(np.float32)
+    assert _warned(once, (1, 3, 8, 8)) == []
+    (found,) = _warned(((once - 0.45) / 0.225).astype(np.float32), (1, 3, 8, 8))
+    assert "subtracting the mean twice" in found

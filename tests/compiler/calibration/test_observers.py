@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from compiler.calibration.collect import collect
+from compiler.calibration.channels import ChannelObserver
+from compiler.calibration.collect import collect, collect_by
 from compiler.calibration.dataset import make_dataset
 from compiler.calibration.histogram import BINS, Histogram
-from compiler.calibration.observers import OBSERVERS, Range
+from compiler.calibration.observers import OBSERVERS, Range, divergence
 from compiler.errors import DataError
 from runtimes.session import Array, TensorSpec
 from tests.compiler.hub_models import hub
@@ -50,7 +51,7 @@ def test_histogram_counts_agree_with_numpy() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(FLOATS, st.sampled_from(["min-max", "percentile", "mse"]))
+@given(FLOATS, st.sampled_from(OBSERVERS.names()))
 def test_every_range_contains_zero_and_stays_within_what_was_seen(values: Array, name: str) -> None:
     found = observed(name, values)
     assert found.low <= 0 <= found.high
@@ -127,3 +128,66 @@ def test_an_activation_that_overflows_is_named() -> None:
     data = make_dataset({"x": samples}, (TensorSpec("x", "float32", (1, 3)),), where="test")
     with pytest.raises(DataError, match=r"Value 'a' became NaN or infinite .* sample 5"):
         collect(hub(NET), data)
+
+
+def test_the_moving_average_is_the_mean_of_the_runs_extrema_and_odd_runs_move_it_little() -> None:
+    parts = [np.random.default_rng(i).normal(size=100).astype(np.float32) for i in range(50)]
+    found = observed("moving-average", *parts)
+    assert found.high == pytest.approx(np.mean([p.max() for p in parts]))
+    assert found.low == pytest.approx(np.mean([p.min() for p in parts]))
+    assert observed("moving-average", *parts, np.full(100, 100, np.float32)).high < found.high + 2.0
+    outside = np.mean([(p < found.low) | (p > found.high) for p in parts])
+    assert found.clipped_share == pytest.approx(outside, abs=2e-3)
+
+
+def test_the_divergence_is_scipys_entropy_of_the_two_distributions() -> None:
+    from scipy.stats import entropy
+
+    rng = np.random.default_rng(0)
+    centers, counts = np.linspace(-2, 3, 400), rng.integers(0, 50, 400)
+    low, high = -1.0, 2.0
+    scale = (high - low) / 255
+    inside = (centers >= low) & (centers <= high)
+    p, q = counts[inside].astype(float), counts[inside].astype(float)
+    p[0] += counts[centers < low].sum()
+    p[-1] += counts[centers > high].sum()
+    codes = np.rint(centers[inside] / scale)
+    for code in np.unique(codes):
+        members = (codes == code) & (q > 0)
+        q[members] = q[members].mean() if members.any() else 0
+    assert divergence(centers, counts, low, high) == pytest.approx(entropy(p[p > 0], np.maximum(q[p > 0], 1)), rel=1e-6)
+
+
+def test_entropy_cuts_off_a_lonely_outlier_and_keeps_an_even_spread() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=50_000).astype(np.float32)
+    values[0] = 100.0
+    assert 2.0 < observed("entropy", values).high < 20.0
+    even = rng.uniform(-1, 1, 50_000).astype(np.float32)
+    found = observed("entropy", even)
+    assert found.high > 0.95 and found.low < -0.95
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 30), max_size=3), st.integers(-2, 1))
+def test_channels_are_observed_as_numpy_sees_them_at_once(cuts: list[int], axis: int) -> None:
+    values = (np.random.default_rng(0).normal(size=(30, 5, 4)) * 3 + 1000).astype(np.float32)
+    found = ChannelObserver(axis % 3 or 1)
+    axes = tuple(a for a in range(3) if a != (axis % 3 or 1))
+    for part in np.split(values, sorted(cuts)):
+        found.update(part)
+    wide = values.astype(np.float64)
+    np.testing.assert_allclose(found.mean, wide.mean(axes), rtol=1e-12)
+    np.testing.assert_allclose(found.variance, wide.var(axes), rtol=1e-9)
+    np.testing.assert_array_equal(found.peak, np.abs(wide).max(axes))
+    assert [r.observed_low for r in found.ranges()] == wide.min(axes).tolist()
+
+
+def test_observers_in_one_pass_find_what_each_finds_alone() -> None:
+    data = make_dataset(
+        {"x": np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)},
+        (TensorSpec("x", "float32", (1, 3)),),
+        where="test",
+    )
+    together = collect_by(hub(NET), data, OBSERVERS.names())
+    assert together == {name: collect(hub(NET), data, observer=name) for name in OBSERVERS.names()}

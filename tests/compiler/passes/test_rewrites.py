@@ -18,6 +18,25 @@ CONV = "float[2, 1, 2, 2] w = {1, -2, 3, -4, 5, -6, 7, 8}, "
 # (id, model, operators afterwards); where they equal the operators before, it is a near miss.
 CASES = [
     (
+        "minus infinity around a max pool",
+        "(float[1, 1, 4, 4] x) => (float[1, 1, 3, 3] y) <int64[8] p = {0, 0, 0, 1, 0, 0, 1, 0}, float low = {-3.4e38}>"
+        "{ a = Pad(x, p, low)  y = MaxPool<kernel_shape = [3, 3], pads = [1, 0, 0, 1], strides = [2, 1]>(a) }",
+        ["MaxPool"],
+    ),
+    (
+        "zeros around a max pool",
+        "(float[1, 1, 4, 4] x) => (float[1, 1, 4, 4] y) <int64[8] p = {0, 0, 0, 1, 0, 0, 1, 0}, float low = {0}>"
+        "{ a = Pad(x, p, low)  y = MaxPool<kernel_shape = [2, 2]>(a) }",
+        ["Pad", "MaxPool"],
+    ),
+    (
+        "a padded value that is read elsewhere",
+        "(float[1, 1, 4, 4] x) => (float[1, 1, 4, 4] y, float[1, 1, 5, 5] a)"
+        "<int64[8] p = {0, 0, 0, 1, 0, 0, 1, 0}, float low = {-3.4e38}>"
+        "{ a = Pad(x, p, low)  y = MaxPool<kernel_shape = [2, 2]>(a) }",
+        ["Pad", "MaxPool"],
+    ),
+    (
         "conv batch norm",
         f"(float[1, 1, 3, 3] x) => (float[1, 2, 2, 2] y) {BN}{CONV}float[2] c = {{1, 2}}>"
         "{ a = Conv(x, w, c)  y = BatchNormalization(a, g, b, m, v) }",

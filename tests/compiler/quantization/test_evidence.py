@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from compiler.calibration.dataset import Dataset, make_dataset
+from compiler.hub_session import open_hub
 from compiler.quantization.engine import quantize
 from compiler.quantization.evidence import Evidence, cpu_flags, gather_evidence
 from compiler.quantization.plan import QuantizeOptions
-from runtimes.session import TensorSpec
+from runtimes.session import TensorSpec, run_dataset
 from tests.compiler.hub_models import hub
 
 NET = """
@@ -44,6 +45,24 @@ def test_noise_saturation_and_islands_are_reported() -> None:
     add = outside.layers[0]
     assert add.saturated_share == pytest.approx(0.5, abs=0.06)
     assert add.sqnr_db < inside.layers[0].sqnr_db - 10
+    assert add in outside.saturated_above(0.01)
+    assert inside.saturated_above(0.01) == ()
+
+
+def test_each_activation_comes_with_its_range_and_histogram() -> None:
+    rng = np.random.default_rng(0)
+    calibration = data(rng.uniform(-1, 1, (32, 64)).astype(np.float32))
+    model = hub(NET)
+    result = quantize(model, calibration, QuantizeOptions(observer="min-max"))
+    evidence = gather_evidence(model, result, calibration, samples=16)
+    with open_hub(model, taps=[layer.value for layer in evidence.layers]) as session:
+        plain = run_dataset(session, calibration.take(16).feeds)
+    for layer in evidence.layers:
+        params = result.spec.activations[layer.value]
+        assert (layer.low, layer.high, layer.dtype) == (params.low, params.high, "int8")
+        values = np.clip(plain[layer.value].astype(np.float64), layer.observed_low, layer.observed_high)
+        counts, _ = np.histogram(values, 32, (layer.observed_low, layer.observed_high))
+        assert layer.counts == tuple(counts) and sum(layer.counts) == 16 * 64
 
 
 def test_missing_dot_products_are_said(tmp_path: Path) -> None:

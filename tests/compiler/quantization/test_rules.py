@@ -11,7 +11,7 @@ from compiler.hub_session import open_hub
 from compiler.quantization.engine import Quantized, quantize
 from compiler.quantization.plan import QuantizeOptions
 from compiler.quantization.rules import RULES, Kind
-from compiler.quantization.spec import QParams, Role
+from compiler.quantization.spec import NodePrecision, QParams, Role
 from compiler.quantization.structure import analyse
 from runtimes.session import Array, TensorSpec, run_dataset
 from tests.compiler.hub_models import hub
@@ -28,7 +28,9 @@ def checked(model: ir.Model, *, least_db: float = 25.0, low: float = -2.0, high:
     specs = tuple(TensorSpec(v.name or "", "float32", tuple(int(d) for d in v.shape or ())) for v in model.graph.inputs)
     rng = np.random.default_rng(2)
     feeds = {s.name: rng.uniform(low, high, (48, *s.shape[1:])).astype(np.float32) for s in specs}
-    result = quantize(model, make_dataset(feeds, specs, where="test"), QuantizeOptions(observer="min-max"))
+    result = quantize(
+        model, make_dataset(feeds, specs, where="test"), QuantizeOptions(observer="min-max", split_outputs=False)
+    )
     with open_hub(model) as plain, open_hub(result.model) as coded:
         want, have = run_dataset(plain, feeds), run_dataset(coded, feeds)
     for name, reference in want.items():
@@ -258,3 +260,30 @@ def test_the_table_is_consistent() -> None:
         assert rule.source, op_type
         assert (rule.fixed is not None) == (rule.kind is Kind.FIXED), op_type
         assert not rule.moves_data or rule.kind is Kind.SAME_SCALE, op_type
+
+
+def test_a_layer_normalisation_that_is_spelt_out_stays_in_float_as_a_whole() -> None:
+    model = hub("""
+g (float[1, 8, 16] x) => (float[1, 8, 16] y)
+<int64[1] axes = {-1}, float two = {2.0}, float eps = {0.00001}, float half = {0.5}>
+{
+  r = Relu(x)
+  m = ReduceMean(r, axes)
+  d = Sub(r, m)
+  q = Pow(d, two)
+  v = ReduceMean(q, axes)
+  e = Add(v, eps)
+  s = Sqrt(e)
+  n = Div(d, s)
+  y = Mul(n, half)
+}
+""")
+    decisions = analyse(model).decisions
+    assert [d.op_type for d in decisions.values() if "layer normalisation" in d.reason] == [
+        *("ReduceMean", "Sub", "Pow", "ReduceMean", "Div"),
+    ]
+    assert decisions["Relu_0"].precision is NodePrecision.INT8
+    near_miss = hub(
+        "g (float[1, 8] x) => (float[1, 8] y) <int64[1] axes = {-1}> { m = ReduceMean(x, axes)  y = Sub(x, m) }"
+    )
+    assert all(d.precision is NodePrecision.INT8 for d in analyse(near_miss).decisions.values())

@@ -13,6 +13,7 @@ from compiler.hub_session import open_hub
 from compiler.quantization.params import BIAS_LIMIT, activation_params, bias_params, make_room_for_bias, weight_params
 from compiler.quantization.spec import (
     ConstantQuant,
+    Conversion,
     Granularity,
     NodeDecision,
     NodePrecision,
@@ -182,3 +183,42 @@ def test_impossible_parameters_are_our_mistake() -> None:
     for scale, zero_point, axis in (([0.0], 0, None), ([np.nan], 0, None), ([1.0], 200, None), ([1.0, 2.0], 0, None)):
         with pytest.raises(ValueError):
             QParams("int8", np.array(scale, np.float32), zero_point, axis)
+
+
+@st.composite
+def parameters(draw: st.DrawFn, axes: tuple[int | None, ...] = (None, 0, 1)) -> QParams:
+    """Of every kind that a specification can hold; activations are quantized per tensor."""
+    dtype = draw(st.sampled_from(["int4", "int8", "int16", "int32"]))
+    axis = draw(st.sampled_from(axes))
+    block = draw(st.sampled_from([None, 4])) if axis is not None and dtype == "int4" else None
+    shape = (3, 2) if block else (1,) if axis is None else (draw(st.integers(1, 4)),)
+    scale = draw(hnp.arrays(np.float32, shape, elements=st.floats(2.0**-100, 2.0**100, width=32)))
+    narrow = draw(st.booleans())
+    probe = QParams(dtype, scale, 0, axis, narrow, block)
+    return QParams(dtype, scale, draw(st.integers(max(probe.qmin, -128), min(probe.qmax, 127))), axis, narrow, block)
+
+
+NAMES = st.text(min_size=1, max_size=6)
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> QuantizationSpec:
+    decisions = st.builds(NodeDecision, NAMES, st.sampled_from(list(NodePrecision)), NAMES, st.none() | NAMES)
+    constants = st.builds(ConstantQuant, NAMES, st.integers(0, 4), st.sampled_from(list(Role)), parameters())
+    return QuantizationSpec(
+        draw(st.dictionaries(NAMES, parameters(axes=(None,)), max_size=3)),
+        tuple(draw(st.lists(constants, max_size=3))),
+        draw(st.dictionaries(NAMES, decisions, max_size=3)),
+        tuple(draw(st.lists(NAMES, max_size=2))),
+        draw(st.dictionaries(NAMES, st.integers(0, 9) | st.booleans() | NAMES, max_size=2)),
+        tuple(draw(st.lists(st.builds(Conversion, NAMES, NAMES, parameters(axes=(None,))), max_size=2))),
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(specs())
+def test_any_specification_survives_a_round_trip(spec: QuantizationSpec) -> None:
+    data = spec.to_bytes()
+    again = read_spec(data)
+    assert again == spec and again.to_bytes() == data
+    assert sorted(str(again).splitlines()) == sorted(str(spec).splitlines())  # names come back sorted

@@ -14,7 +14,7 @@ from compiler.errors import Refusal
 from compiler.gates import Gate
 from compiler.report.html import render
 from compiler.report.plots import all_plots
-from compiler.report.schema import ArtifactReport, Report
+from compiler.report.schema import ArtifactReport, Report, choices
 from compiler.report.text import summary
 from compiler.report.write import write_report
 from compiler.verification.metrics import Accuracy, Flips, Parity, StepAgreement
@@ -124,3 +124,30 @@ def test_failed_artifacts_are_set_aside(report: Report, tmp_path: Path) -> None:
     assert [a.path for a in moved] == [f"rejected/{a.path}" for a in report.artifacts]
     assert all((tmp_path / a.path).is_file() for a in moved)
     assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_the_pareto_table_names_what_nothing_beats_in_its_format() -> None:
+    small, large = _artifact("onnx", "int8"), replace(_artifact("onnx", "fp32", 0.0), size_bytes=8192, latency_ms=3.0)
+    poor = replace(_artifact("onnx", "int4"), size_bytes=4096)  # larger than small and no closer
+    other = replace(_artifact("tflite", "int8"), size_bytes=9999, latency_ms=9.0)
+    table = choices((small, large, poor, other))
+    assert [(row.path, row.best) for row in table] == [
+        ("net-int8.onnx", True),
+        ("net-fp32.onnx", True),
+        ("net-int4.onnx", False),
+        ("net-int8.tflite", True),
+    ]
+    assert table[0].accuracy == 0.9
+
+
+def test_the_summary_says_where_int8_loses_and_what_rescue_brought(report: Report) -> None:
+    attempts = [
+        {"rung": "start", "sqnr_db": 10.0, "kept": True},
+        {"rung": "ranges", "sqnr_db": 9.0, "kept": False},
+        {"rung": "equalisation", "sqnr_db": 31.5, "kept": True},
+    ]
+    section = {"worst_node": "n (Conv): 9.0 dB", "first_below_20_db": "m", "held_out_samples": 64, "ladder": attempts}
+    text = summary(replace(report, quantization=section), Path("out"))
+    assert "most is lost at n (Conv): 9.0 dB" in text and "first activation below 20 dB is m" in text
+    assert "on 64 held-out samples: start 10.0 dB, equalisation 31.5 dB" in text
+    assert "-2 +1 (p 1.00)" in text

@@ -67,6 +67,7 @@ def test_what_cannot_be_reached_ends_with_the_best_found() -> None:
     found = climb(model, samples(model), QuantizeOptions(), Goals(min_sqnr_db=300.0))
     assert not found.met
     assert found.score.sqnr_db == max(a.sqnr_db for a in found.attempts if a.kept)
+    assert {s.instead for s in found.sensitivity} == {"int16", "float32"}
     assert found.best.spec.float_nodes  # with a goal asked for, islands were bought
 
 
@@ -112,6 +113,14 @@ def test_a_build_rescues_reports_and_passes_its_gate(tmp_path: Path) -> None:
     ladder = document["quantization"]["ladder"]
     assert ladder[0]["rung"] == "start"
     assert ladder[0]["sqnr_db"] < 20.0
+    section = document["quantization"]
+    order = [a["node"] for a in section["activations"]]
+    assert set(order) == set(section["sqnr_db"])
+    assert order == sorted(order, key=lambda name: int(name.rpartition("_")[2]))  # by depth, as the graph has them
+    assert all(sum(a["counts"]) > 0 for a in section["activations"] if a["observed_high"] > a["observed_low"])
+    table = document["pareto"]
+    assert [row["path"] for row in table] == [a["path"] for a in document["artifacts"]]
+    assert all(row["best"] for row in table)  # one per format
     assert all(a["parity"]["snr_db"] >= 20.0 for a in document["artifacts"])
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert "Rescue ladder" in page

@@ -15,9 +15,10 @@ from compiler.quantization.plan import QuantizeOptions
 from compiler.quantization.rescue.bias import correct_biases, correctable, means
 from compiler.quantization.rescue.candidate import candidate, make_bench, replanned
 from compiler.quantization.rescue.equalise import equalised, find_pairs
-from compiler.quantization.rescue.islands import Sensitivity, keep_sensitive_in_float, knapsack, measure_sensitivity
+from compiler.quantization.rescue.islands import keep_sensitive_in_float, measure_sensitivity
+from compiler.quantization.rescue.knapsack import Sensitivity, knapsack
 from compiler.quantization.rescue.rounding import gptq, round_second_order
-from compiler.quantization.spec import NodePrecision
+from compiler.quantization.spec import NodePrecision, QuantizationSpec
 from compiler.quantization.structure import name_of
 from compiler.verification.metrics import parity
 from runtimes.session import Array, run_dataset
@@ -180,7 +181,7 @@ def test_sensitivity_is_what_quantizing_anew_without_the_node_gains() -> None:
     base = snr(())
     for name in ("Conv_0", "Gemm_8"):
         assert table[name].gain_db == pytest.approx(snr((name,)) - base, abs=1e-6)
-        assert table[name].extra_bytes > 3 * 60
+        assert table[name].cost > 3 * 60
 
 
 MIXED = """
@@ -192,22 +193,53 @@ net (float[1, 8] x) => (float[1, 6] y) {
 """
 
 
-def test_a_concat_of_unlike_ranges_is_found_and_left_in_float() -> None:
-    """One scale for scores of about 1 and boxes of about 500 leaves the scores a handful of codes."""
+def mixed_head(factor: float = 150.0) -> ir.Model:
+    """Scores of about 1 and boxes of about 500."""
     rng = np.random.default_rng(3)
     arrays = {
         "ws": rng.standard_normal((4, 8)) * 0.3,
         "bs": rng.standard_normal(4),
-        "wb": rng.standard_normal((2, 8)) * 150,
+        "wb": rng.standard_normal((2, 8)) * factor,
         "bb": rng.standard_normal(2),
     }
-    model = hub(MIXED, **{name: array.astype(np.float32) for name, array in arrays.items()})
-    data = samples(model)
-    bench = make_bench(model, data)
-    *_, (_, made) = keep_sensitive_in_float(candidate(model, bench.train, QuantizeOptions()), bench)
+    return hub(MIXED, **{name: array.astype(np.float32) for name, array in arrays.items()})
+
+
+def scales_apart(spec: QuantizationSpec) -> float:
+    """One scale for both leaves the scores a handful of codes."""
+    return float(spec.activations["box"].scale[0] / spec.activations["scores"].scale[0])
+
+
+def test_a_concat_of_unlike_ranges_is_found_by_the_rung_and_left_in_float() -> None:
+    model = mixed_head()
+    bench = make_bench(model, samples(model))
+    start = candidate(model, bench.train, QuantizeOptions(split_outputs=False))
+    assert scales_apart(start.spec) == 1.0
+    *_, (_, made) = keep_sensitive_in_float(start, bench)
     assert made.spec.nodes["Concat_2"].precision is NodePrecision.FLOAT32
-    scores = {a: float(made.spec.activations[a].scale[0]) for a in ("scores", "box")}
-    assert scores["scores"] < scores["box"] / 50
+    assert scales_apart(made.spec) > 50
+
+
+def test_a_final_concat_of_unlike_ranges_is_left_in_float_from_the_start() -> None:
+    model = mixed_head()
+    spec = quantize(model, samples(model)).spec
+    assert "times as wide as 'scores'" in spec.nodes["Concat_2"].reason
+    assert spec.nodes["Concat_2"].precision is NodePrecision.FLOAT32 and scales_apart(spec) > 50
+
+
+def test_a_final_concat_of_like_ranges_stays_int8() -> None:
+    model = mixed_head(factor=0.4)
+    assert quantize(model, samples(model)).spec.nodes["Concat_2"].precision is NodePrecision.INT8
+
+
+def test_a_concat_that_int8_goes_on_from_stays_int8() -> None:
+    text = MIXED.replace("=> (float[1, 6] y)", "=> (float[1, 6] z)").replace(
+        "(scores, box)", "(scores, box)  z = Relu (y)"
+    )
+    model = mixed_head()
+    arrays = {name: np.array(value.const_value) for name, value in model.graph.initializers.items()}
+    spec = quantize(hub(text, **arrays), samples(model)).spec
+    assert spec.nodes["Concat_2"].precision is NodePrecision.INT8
 
 
 def test_the_knapsack_is_the_best_subset_that_fits() -> None:
@@ -218,7 +250,7 @@ def test_the_knapsack_is_the_best_subset_that_fits() -> None:
     ]
     for budget in (10, 60, 120, 200):
         chosen = knapsack(table, budget)
-        cost = {s.node: s.extra_bytes for s in table}
+        cost = {s.node: s.cost for s in table}
         gain = {s.node: s.gain_power for s in table}
         assert sum(cost[n] for n in chosen) <= budget
         subsets = (c for k in range(10) for c in itertools.combinations(cost, k) if sum(cost[n] for n in c) <= budget)
