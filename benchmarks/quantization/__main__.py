@@ -77,7 +77,11 @@ def measure(case: Case, engines: dict[str, Engine]) -> Record:
         rows.append(row)
         if answers is not None:
             found[name] = answers
-        print(f"  {name}: {row.failed or f'{row.sqnr_db:.1f} dB'}, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+        print(
+            f"  {name}: {row.failed or f'{row.sqnr_db:.1f} dB'}, {time.perf_counter() - start:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
     if OURS in found:
         rows = [
             dataclasses.replace(row, against=versus(found[OURS], found[row.quantizer], judge))

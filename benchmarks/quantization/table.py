@@ -79,7 +79,9 @@ def _rivals(rows: Sequence[Row], ours: Row) -> str:
     judged = [r for r in rows if r.flips is not None]
     best = min(judged, key=lambda r: r.flips.drop_points if r.flips else 0.0, default=None)
     clean = max(rows, key=lambda r: r.sqnr_db or float("-inf"), default=None)
-    test = "" if best is None or best.against is None else f"{-best.against.drop_points:+.2f} ({best.against.p_value:.2f})"
+    test = (
+        "" if best is None or best.against is None else f"{-best.against.drop_points:+.2f} ({best.against.p_value:.2f})"
+    )
     name = "" if best is None else best.quantizer
     rival = "" if clean is None else f"{clean.quantizer} {_number(clean.sqnr_db)} dB"
     return f"{name} | {test} | {rival} | {_number(ours.sqnr_db)} dB"

@@ -14,6 +14,7 @@ from typing import Any
 from compiler.errors import Refusal
 from compiler.gates import Gate
 from compiler.previous.predict import Update
+from compiler.verification.integer_kernels import Kernels
 from compiler.verification.metrics import Accuracy, Flips, Parity, StepAgreement
 
 SCHEMA = "edgewright.report/1"
@@ -25,7 +26,8 @@ class ArtifactReport:
 
     ``parity`` compares with the source; ``lowering`` with the hub that the artifact was lowered from, and differs from it only
     for pruned models and where only weights are quantized. ``evidence`` is the kind of execution (runtimes.session.Evidence).
-    ``latency_ms`` and ``peak_memory_bytes`` are the build machine's. ``path`` is relative to the report.
+    ``latency_ms`` and ``peak_memory_bytes`` are the build machine's. ``path`` is relative to the report. ``kernels``: what
+    onnxruntime runs in integers, for .onnx files with integers.
     """
 
     path: str
@@ -46,6 +48,7 @@ class ArtifactReport:
     notes: tuple[str, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     gates: tuple[Gate, ...] = ()
+    kernels: Kernels | None = None
 
 
 @dataclass(frozen=True, slots=True)

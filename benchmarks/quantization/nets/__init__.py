@@ -40,7 +40,7 @@ NETS: dict[str, Net] = {
     "efficientnet-lite": Net(lambda: efficientnet_lite(2), "mnist", 6),
     "ghostnet": Net(ghostnet, "digits"),
     "vit": Net(vit, "mnist", 12),
-    "lstm": Net(Rows, "mnist", 10),
+    "lstm": Net(Rows, "mnist", 40),
     "detector": Net(Detector, "digits", hard=True),
     "uneven 1000:1": Net(lambda: mobilenetv2(relu6=False), "digits", after=uneven, hard=True),
     "uneven 1000:1, hard-swish": Net(spread_hardswish, "digits", hard=True),

@@ -10,9 +10,7 @@ from torch import nn
 Activation = Callable[[], nn.Module]
 
 
-def conv(
-    inputs: int, outputs: int, kernel: int, stride: int, act: nn.Module | None, groups: int = 1
-) -> nn.Sequential:
+def conv(inputs: int, outputs: int, kernel: int, stride: int, act: nn.Module | None, groups: int = 1) -> nn.Sequential:
     """Convolution without bias, batch normalisation, activation."""
     layers: list[nn.Module] = [
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),

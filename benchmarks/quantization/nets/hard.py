@@ -47,9 +47,11 @@ def spread_hardswish() -> nn.Module:
     net = mobilenetv3()
     with torch.no_grad():
         for block in (m for m in net.modules() if isinstance(m, Inverted)):
-            norm = block.expand[1]
-            assert isinstance(norm, nn.BatchNorm2d)
-            norm.weight.copy_(_spread(norm.num_features))
+            norm, depthwise = block.expand[1], block.depthwise[0]
+            assert isinstance(norm, nn.BatchNorm2d) and isinstance(depthwise, nn.Conv2d)
+            spread = _spread(norm.num_features)
+            norm.weight.copy_(spread)
+            depthwise.weight.div_(spread.reshape(-1, 1, 1, 1))
             for parameter in norm.parameters():
                 parameter.requires_grad = False
     return net

@@ -11,7 +11,7 @@ from compiler.hub_session import open_hub
 from compiler.quantization.engine import Quantized, quantize
 from compiler.quantization.plan import QuantizeOptions
 from compiler.quantization.rules import RULES, Kind
-from compiler.quantization.spec import QParams, Role
+from compiler.quantization.spec import NodePrecision, QParams, Role
 from compiler.quantization.structure import analyse
 from runtimes.session import Array, TensorSpec, run_dataset
 from tests.compiler.hub_models import hub
@@ -258,3 +258,14 @@ def test_the_table_is_consistent() -> None:
         assert rule.source, op_type
         assert (rule.fixed is not None) == (rule.kind is Kind.FIXED), op_type
         assert not rule.moves_data or rule.kind is Kind.SAME_SCALE, op_type
+
+
+def test_an_infinite_constant_keeps_its_node_in_float() -> None:
+    """Magika's exported softmax takes the maximum with minus infinity."""
+    least = np.array(-np.inf, np.float32)
+    model = hub("g (float[1, 6] x) => (float[1, 6] y) { m = Max(x, least) y = Mul(m, m) }", least=least)
+    found = analyse(model).decisions
+    assert {d.op_type: d.precision for d in found.values()} == {
+        "Max": NodePrecision.FLOAT32,
+        "Mul": NodePrecision.INT8,
+    }
