@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from compiler.errors import SourceError
 from runtimes.errors import InferenceFailed
+from runtimes.onnxruntime_session import open_exact
 from runtimes.session import Array, Evidence, Feeds, RuntimeInfo, Session, SessionBase, TensorSpec, check_feeds
 
 if TYPE_CHECKING:
@@ -34,20 +35,27 @@ def open_hub(model: ir.Model, *, taps: Sequence[str] = (), threads: int = 1) -> 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # On x86 onnxruntime otherwise rewrites int8 pairs to uint8, and where it cannot (values read twice, constant operands) the
-    # mixture falls back to float kernels without a word: 6 of ResNet-8's 9 convolutions did. This key keeps int8 as written.
-    options.add_session_config_entry("session.qdqisint8allowed", "1")
+    if not (unsigned := _is_unsigned(model)):
+        # On x86 onnxruntime otherwise rewrites int8 pairs to uint8, and where it cannot (values read twice, constant operands) the
+        # mixture falls back to float kernels without a word: 6 of ResNet-8's 9 convolutions did. This key keeps int8 as written.
+        options.add_session_config_entry("session.qdqisint8allowed", "1")
     # Products with int4 and int8 weights alone are float32, as the hub says; the default rounds their inputs to int8.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     options.log_severity_level = 3  # warnings about folded constants are no news to anyone
     try:
-        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        start = open_exact if unsigned else ort.InferenceSession  # int8 x int8 is exact as it is
+        session = start(data, options, ["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base of their own
         raise SourceError(
             f"onnxruntime refuses the hub model {model.graph.name!r}: {error}",
             remedy="Check that the model follows compiler/hub.py (opset, static shapes, operators onnxruntime has).",
         ) from error
     return HubSession(session, ort.__version__)
+
+
+def _is_unsigned(model: ir.Model) -> bool:
+    """Whether activations are uint8, as others' quantizers write them."""
+    return any(value.dtype == ir.DataType.UINT8 for node in model.graph for value in node.outputs)
 
 
 def _serialise(model: ir.Model, taps: Sequence[str]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -40,8 +41,10 @@ _DTYPES = {
     "tensor(bool)": "bool",
     "tensor(string)": "object",
 }
+_LOG = logging.getLogger(__name__)
+_EXACT_MODE = "session.x64quantprecision"
 _DEFAULT_PROVIDER = "CPUExecutionProvider"
-_ERRORS_ONLY = 3  # onnxruntime's severity scale: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal
+_ERRORS_ONLY, _FATAL_ONLY = 3, 4  # onnxruntime's severity scale: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal
 
 
 def _onnxruntime() -> Any:
@@ -136,12 +139,40 @@ def _open(ort: Any, model: Path | bytes, options: Any, wanted: str | None, name:
     providers = [provider] if provider == _DEFAULT_PROVIDER else [provider, _DEFAULT_PROVIDER]
     source = model if isinstance(model, bytes) else os.fspath(model)
     try:
-        return ort.InferenceSession(source, sess_options=options, providers=providers)
+        return open_exact(source, options, providers)
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise ModelLoadError(
             f"onnxruntime cannot load {name}: {_first_line(error)}",
             remedy="Check that the file is whole, and that its opset and IR version suit this onnxruntime.",
         ) from error
+
+
+def open_exact(model: str | bytes, options: Any, providers: list[str]) -> Any:
+    """An ``InferenceSession`` whose int8 products are exact on every CPU.
+
+    x86 without VNNI saturates 16-bit sums of uint8 x int8 pairs. The precision mode takes exact uint8 x uint8 kernels, and only
+    there (kOrtSessionOptionsAvx2PrecisionMode in onnxruntime_session_options_config_keys.h). onnxruntime 1.31 does not load
+    every model in that mode: int8 activations have no kernel then, and need none, for int8 x int8 is exact by itself; and nodes
+    that share an int8 initializer stop it, which costs exactness and is logged.
+
+    Args:
+        options: onnxruntime ``SessionOptions``; the mode is set on it.
+
+    Raises:
+        Exception: whatever onnxruntime raises.
+    """
+    ort = _onnxruntime()
+    severity, options.log_severity_level = options.log_severity_level, _FATAL_ONLY  # the exception says what is wrong
+    options.add_session_config_entry(_EXACT_MODE, "1")
+    try:
+        return ort.InferenceSession(model, sess_options=options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        options.add_session_config_entry(_EXACT_MODE, "0")
+        options.log_severity_level = severity
+        session = ort.InferenceSession(model, sess_options=options, providers=providers)
+        if "replace the existing tensor" in str(error):
+            _LOG.warning("Nodes share int8 constants: int8 products may saturate on an x86 CPU without VNNI.")
+        return session
 
 
 def _session_options(ort: Any, options: SessionOptions, profiles: tempfile.TemporaryDirectory[str] | None) -> Any:
@@ -154,9 +185,6 @@ def _session_options(ort: Any, options: SessionOptions, profiles: tempfile.Tempo
     result.log_severity_level = _ERRORS_ONLY
     # Products with integer weights alone stay float32, as the file says; the default rounds their inputs to int8.
     result.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-    # x86 without VNNI saturates 16-bit sums of uint8 x int8 pairs; this takes exact uint8 x uint8 kernels, and only there
-    # (kOrtSessionOptionsAvx2PrecisionMode in onnxruntime_session_options_config_keys.h).
-    result.add_session_config_entry("session.x64quantprecision", "1")
     if profiles is not None:  # a folder of its own: the default is the working directory
         result.profile_file_prefix = str(Path(profiles.name) / "onnxruntime")
         result.enable_profiling = True

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from compiler.exporters.base import ExportOptions, ExportResult
 from compiler.exporters.coreml import EXPORTER
 from profiles.schema import Precision
+from runtimes.onnxruntime_session import open_exact
 from tests.compiler.exporters.coreml.interpreter import run_package
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -52,7 +53,7 @@ def reference(model: ir.Model, feeds: Arrays) -> Arrays:
     proto = ir.to_proto(model)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_exact(proto.SerializeToString(), options, ["CPUExecutionProvider"])
     names = [o.name for o in session.get_outputs()]
     return dict(zip(names, session.run(names, feeds), strict=True))
 
