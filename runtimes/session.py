@@ -53,11 +53,13 @@ class RuntimeInfo:
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """How to open a session. ``threads`` 0 leaves the choice to the runtime. ``profile`` asks for per-operator times."""
+    """How to open a session. ``threads`` 0 leaves the choice to the runtime. ``profile`` asks for per-operator times.
+    ``optimise``: False runs the graph as it is written, where a runtime offers that (onnxruntime)."""
 
     threads: int = 1
     provider: str | None = None  # execution provider or delegate, by the runtime's own name
     profile: bool = False
+    optimise: bool = True
 
 
 class Session(Protocol):

@@ -12,20 +12,18 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from benchmarks.quantization.cases import Case, cases, names
-from benchmarks.quantization.engines import BUILT_IN, HARD_ONLY, OURS, Engine, Made
+from benchmarks.quantization.engines import BUILT_IN, HARD_ONLY, OURS, Engine
 from benchmarks.quantization.peers import PEERS, PeerFailed, peer_engines
 from benchmarks.quantization.record import Record, load, save
+from benchmarks.quantization.running import run_file, run_session
 from benchmarks.quantization.scoring import Judge, Row, score, versus
 from benchmarks.quantization.table import figures, write_into
 from compiler.hostinfo import host_info
 from compiler.hub_session import open_hub
-from runtimes.errors import ModelLoadError
-from runtimes.registry import open_session
-from runtimes.session import Array, Session, run_dataset
+from runtimes.session import Array
 
 PAGE = Path(__file__).parent / "README.md"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgewright" / "benchmarks"
@@ -67,7 +65,7 @@ def _options() -> argparse.Namespace:
 def measure(case: Case, engines: dict[str, Engine]) -> Record:
     """All quantizers on one model; each is compared with ours on the same samples."""
     with open_hub(case.hub) as session:
-        judge = Judge(_answers(session, case.samples), case.labels, case.classes)
+        judge = Judge(run_session(session, case.samples), case.labels, case.classes)
     rows, found = [], {}
     for name, engine in engines.items():
         if name in HARD_ONLY and not case.hard:
@@ -91,7 +89,7 @@ def measure(case: Case, engines: dict[str, Engine]) -> Record:
         ]
     base = score("float32", judge.answers, 0, 0.0, judge).accuracy
     size = len(ir.to_proto(case.hub).SerializeToString())
-    place = [c for c in names()].index(_short(case.name))
+    place = names().index(_short(case.name))
     return Record(case.name, place, case.hard, len(case.samples), size, base, tuple(rows), _environment())
 
 
@@ -104,42 +102,13 @@ def _one(name: str, engine: Engine, case: Case, judge: Judge) -> tuple[Row, Arra
     with tempfile.TemporaryDirectory(prefix="edgewright-benchmark-") as folder:
         try:
             made = engine(case, Path(folder))
-            answers = _answers_of(made, case.samples)
+            answers = made.answers if made.answers is not None else run_file(made.artifact, case.samples)
         except PeerFailed as error:
             return Row(name, str(error)), None
         except Exception as error:  # a peer may fail in any way; that is a result
             lines = str(error).strip().splitlines() or [type(error).__name__]
             return Row(name, f"{type(error).__name__}: {lines[-1]}"), None
         return score(name, answers, made.artifact.stat().st_size, made.seconds, judge), answers
-
-
-def _answers_of(made: Made, samples: Array) -> Array:
-    if made.answers is not None:
-        return made.answers
-    try:
-        with open_session(made.artifact) as session:
-            return _answers(session, samples)
-    except ModelLoadError:  # onnxruntime's optimiser breaks some files that mix int8 and uint8; they run without it
-        return _unoptimised(made.artifact, samples)
-
-
-def _unoptimised(path: Path, samples: Array) -> Array:
-    """As the QDQ model says, in float arithmetic between the pairs."""
-    import onnxruntime as ort
-
-    settings = ort.SessionOptions()
-    settings.intra_op_num_threads, settings.log_severity_level = 1, 3
-    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(str(path), settings)
-    name = session.get_inputs()[0].name
-    rows = [session.run(None, {name: row[np.newaxis]})[0].reshape(1, -1) for row in samples]
-    return np.concatenate(rows)
-
-
-def _answers(session: Session, samples: Array) -> Array:
-    """The first output over all samples, one by one, [count, columns]."""
-    found = run_dataset(session, {session.inputs[0].name: samples}, 1)[session.outputs[0].name]
-    return found.reshape(len(samples), -1)
 
 
 def _environment() -> dict[str, str]:

@@ -64,7 +64,10 @@ def _better(row: Row) -> bool:
 
 def _verdicts(records: Sequence[Record]) -> Iterator[str]:
     """One line a model: the drop against its target, and the best peer."""
-    yield f"| model | drop of {OURS}, points (p) | target | best peer by accuracy | ours against it, points (p) | best peer by SQNR | ours |"
+    yield (
+        f"| model | drop of {OURS}, points (p) | target | best peer by accuracy | ours against it, points (p) | "
+        "best peer by SQNR | ours |"
+    )
     yield "|---|---|---|---|---|---|---|"
     for record in records:
         ours = _row(record, OURS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +68,7 @@ def _fill(name: str, data: Labelled, folder: Path) -> None:
     example = (torch.zeros(1, *data.images.shape[1:]),)
     torch.onnx.export(made, example, str(scratch / "net.onnx"), dynamo=False, opset_version=18, verbose=False)
     torch.export.save(torch.export.export(made, example), scratch / "net.pt2")
-    os.replace(scratch, folder)
+    scratch.replace(folder)
 
 
 def _train(net: nn.Module, data: Labelled, epochs: int, rows: int = 100) -> nn.Module:

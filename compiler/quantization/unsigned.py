@@ -15,6 +15,9 @@ def to_uint8(model: ir.Model) -> ir.Model:
     value that the model can express, and every rounding, stays the same. ``model`` is not modified.
     """
     result = model.clone()
+    for node in result.graph:  # first, so that no weight follows the activations below by a zero point that they share
+        if node.op_type == "DequantizeLinear" and node.inputs[0] is not None and node.inputs[0].is_initializer():
+            _own_zero_point(result.graph, node)
     for node in result.graph:
         if node.op_type == "QuantizeLinear":
             _shift(result.graph, node.inputs[2])
@@ -22,8 +25,6 @@ def to_uint8(model: ir.Model) -> ir.Model:
         elif node.op_type == "DequantizeLinear" and _is_operand(node):
             _shift(result.graph, node.inputs[0])
             _shift(result.graph, node.inputs[2])
-        elif node.op_type == "DequantizeLinear":
-            _own_zero_point(result.graph, node)
     return result
 
 
