@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from benchmarks.quantization.data import CALIBRATED, smooth
 from compiler.importers import import_model
 from compiler.importers.base import ImportOptions
 from compiler.passes import clean_up
+from compiler.passes.serialize import to_bytes
 from runtimes.session import Array
 
 
@@ -56,6 +58,14 @@ def cases(realdata: Path, cache: Path, only: list[str] | None) -> Iterator[Case]
                 yield _REAL[name](realdata / name)
         elif NETS[name].data == "digits" or (realdata / "mnist").is_dir():
             yield _trained(name, realdata, cache)
+
+
+def digest_of(case: Case) -> str:
+    """Of the float model and all samples: results of two runs may stand in one table only if it is the same."""
+    digest = hashlib.sha256(to_bytes(case.hub))
+    for array in (case.calibration, case.samples):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _trained(name: str, realdata: Path, cache: Path) -> Case:

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from compiler.exporters import EXPORTERS
 from compiler.exporters.base import ExportOptions
 from profiles.schema import Precision
 
+ROOT = Path(__file__).resolve().parents[2]
 CHILDREN = Path(__file__).parent / "children"
 TIMEOUT_S = 900
 INSTALL_TIMEOUT_S = 3600
@@ -42,6 +44,7 @@ class Peer:
     requirements: one pip call each, in order.
     script: in ``children``.
     takes: "onnx", "tflite" (both written from our float hub) or "pt2" (torch.export, nets trained here only).
+    with_ours: our own packages and what they need are on the path before the environment's.
     """
 
     environment: str
@@ -49,19 +52,19 @@ class Peer:
     script: str
     takes: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    with_ours: bool = False
 
 
 _NNCF = ("nncf", (("nncf==3.4.0", "onnx", "onnxruntime==1.31.1"),), "by_nncf.py", "onnx")
+_INC = ("inc", (("torch==2.13.0",), ("neural-compressor[pt]==3.10", "accelerate", "torch==2.13.0")))
 _AIMET = ("aimet", (("torch==2.13.0",), ("aimet-onnx==2.42.0", "torch==2.13.0")), "by_aimet.py", "onnx")
 PEERS: dict[str, Peer] = {
     "NNCF, fast bias correction": Peer(*_NNCF, {"fast": True}),
     "NNCF, full bias correction": Peer(*_NNCF, {"fast": False}),
     "ai-edge-quantizer": Peer("aeq", (("ai-edge-quantizer==0.10.0",),), "by_aeq.py", "tflite"),
-    "neural-compressor PT2E": Peer(
-        "inc",
-        (("torch==2.13.0",), ("neural-compressor[pt]==3.10", "accelerate", "torch==2.13.0")),
-        "by_inc.py",
-        "pt2",
+    "neural-compressor PT2E": Peer(*_INC, "by_inc.py", "pt2"),
+    "edgewright --quantizer neural-compressor": Peer(
+        *_INC, "by_seam.py", "onnx", {"quantizer": "neural-compressor"}, with_ours=True
     ),
     "AIMET": Peer(*_AIMET, {"adaround": 0}),
     "AIMET, CLE and AdaRound": Peer(*_AIMET, {"adaround": 500}),
@@ -130,8 +133,9 @@ def _drive(python: Path, peer: Peer, case: Case, source: Path, scratch: Path) ->
         "options": dict(peer.options),
     }
     (scratch / "job.json").write_text(json.dumps(job), "utf-8")
-    # Their own packages only: our source tree would shadow nothing, but must not be importable either.
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    if peer.with_ours:
+        env["PYTHONPATH"] = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")])
     command = [str(python), str(CHILDREN / peer.script), str(scratch / "job.json")]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=env, cwd=scratch)
