@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,10 @@ def _fill(name: str, data: Labelled, folder: Path) -> None:
     example = (torch.zeros(1, *data.images.shape[1:]),)
     torch.onnx.export(made, example, str(scratch / "net.onnx"), dynamo=False, opset_version=18, verbose=False)
     torch.export.save(torch.export.export(made, example), scratch / "net.pt2")
-    scratch.replace(folder)
+    try:
+        scratch.replace(folder)
+    except OSError:  # another run trained the same net in the meantime
+        shutil.rmtree(scratch)
 
 
 def _train(net: nn.Module, data: Labelled, epochs: int, rows: int = 100) -> nn.Module:
