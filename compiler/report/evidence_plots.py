@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -57,7 +58,8 @@ def depth_plot(depth: Sequence[tuple[str, float]]) -> Plot:
     axes.set_xlabel("int8 activations in execution order")
     axes.set_ylabel("SQNR (dB)")
     axes.grid(True, axis="y", linewidth=0.4, alpha=0.5, color=GREY)
-    about = f"From {values[0]:.1f} dB at {depth[0][0]} to {values[-1]:.1f} dB at {depth[-1][0]}, lowest {values[worst]:.1f} dB at {depth[worst][0]}"
+    ends = f"from {values[0]:.1f} dB at {depth[0][0]} to {values[-1]:.1f} dB at {depth[-1][0]}"
+    about = f"Signal to noise {ends}, lowest {values[worst]:.1f} dB at {depth[worst][0]}"
     return plot(made, "Signal to quantization noise by depth; below the dashed line a tenth is noise", about)
 
 
@@ -120,9 +122,8 @@ def ranges_plot(histograms: Mapping[str, Section], sqnr_db: Mapping[str, float |
     """Where the values of the noisiest activations lie (bars) and what their codes can express (between the lines)."""
     import matplotlib.pyplot as plt
 
-    worst = sorted(histograms, key=lambda name: sqnr_db.get(name) if sqnr_db.get(name) is not None else 1e9)[
-        :MOST_PANELS
-    ]  # type: ignore[arg-type,return-value]
+    noise = {name: sqnr_db.get(name) for name in histograms}
+    worst = sorted(histograms, key=lambda name: math.inf if (db := noise[name]) is None else db)[:MOST_PANELS]
     figure(1)  # sets the style
     plt.close()
     columns = min(3, len(worst))

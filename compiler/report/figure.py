@@ -49,7 +49,8 @@ def figure(rows: float, width: float = 7.0) -> tuple[Figure, Axes]:
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
-    text = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), _TEXT)
+    coloured = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")
+    text: Any = dict.fromkeys(coloured, _TEXT)
     plt.rcParams.update(
         {"svg.hashsalt": "edgewright", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, **text}
     )
