@@ -83,7 +83,9 @@ def _rivals(rows: Sequence[Row], ours: Row) -> str:
     best = min(judged, key=lambda r: r.flips.drop_points if r.flips else 0.0, default=None)
     clean = max(rows, key=lambda r: r.sqnr_db or float("-inf"), default=None)
     test = (
-        "" if best is None or best.against is None else f"{-best.against.drop_points:+.2f} ({best.against.p_value:.2f})"
+        ""
+        if best is None or best.against is None
+        else f"{_points(-best.against.drop_points)} ({best.against.p_value:.2f})"
     )
     name = "" if best is None else best.quantizer
     rival = "" if clean is None else f"{clean.quantizer} {_number(clean.sqnr_db)} dB"
@@ -127,7 +129,11 @@ def _failure(text: str) -> str:
 
 
 def _drop(row: Row) -> str:
-    return "" if row.flips is None else f"{row.flips.drop_points:+.2f} ({row.flips.p_value:.2f})"
+    return "" if row.flips is None else f"{_points(row.flips.drop_points)} ({row.flips.p_value:.2f})"
+
+
+def _points(value: float) -> str:
+    return f"{value + 0.0:+.2f}"  # + 0.0: minus zero is zero
 
 
 def _share(value: Accuracy | None) -> str:

@@ -27,9 +27,9 @@ def evidence_plots(section: Section) -> list[Plot]:
     sensitivity = [s for s in section.get("sensitivity") or () if s.get("gain_db") is not None]
     if sensitivity:
         found.append(sensitivity_plot(sensitivity))
-    histograms = section.get("histograms") or {}
-    if histograms:
-        found.append(ranges_plot(histograms, section.get("sqnr_db", {})))
+    counted = [a for a in section.get("activations") or () if a.get("counts")]
+    if counted:
+        found.append(ranges_plot(counted))
     return found
 
 
@@ -112,34 +112,34 @@ def sensitivity_plot(sensitivity: Sequence[Section]) -> Plot:
     rows = sorted(sensitivity, key=lambda s: -float(s["gain_db"]))[:MOST_ROWS]
     made, axes = figure(len(rows))
     axes.barh(range(len(rows)), [s["gain_db"] for s in rows], color=MAIN, height=0.6)
-    name_rows(axes, [f"{short(s['node'])} ({s['op_type']})" for s in rows])
+    name_rows(axes, [f"{short(s['node'])} ({s.get('instead', 'float32')})" for s in rows])
     axes.set_xlabel("SQNR gained if this node alone is spared int8 (dB)")
     about = "; ".join(f"{s['node']} {s['gain_db']:+.2f} dB" for s in rows)
     return plot(made, f"The {len(rows)} most sensitive of {len(sensitivity)} measured nodes", about)
 
 
-def ranges_plot(histograms: Mapping[str, Section], sqnr_db: Mapping[str, float | None]) -> Plot:
+def ranges_plot(activations: Sequence[Section]) -> Plot:
     """Where the values of the noisiest activations lie (bars) and what their codes can express (between the lines)."""
     import matplotlib.pyplot as plt
 
-    noise = {name: sqnr_db.get(name) for name in histograms}
-    worst = sorted(histograms, key=lambda name: math.inf if (db := noise[name]) is None else db)[:MOST_PANELS]
+    worst = sorted(activations, key=lambda a: math.inf if a["sqnr_db"] is None else a["sqnr_db"])[:MOST_PANELS]
     figure(1)  # sets the style
     plt.close()
     columns = min(3, len(worst))
     rows = -(-len(worst) // columns)
     made, panels = plt.subplots(rows, columns, figsize=(7, 1.5 * rows + 0.4), layout="constrained", squeeze=False)
-    for panel, name in zip(panels.flat, worst, strict=False):
-        _panel(panel, short(name), histograms[name])
+    for panel, one in zip(panels.flat, worst, strict=False):
+        _panel(panel, short(one["node"]), one)
     for panel in list(panels.flat)[len(worst) :]:
         panel.set_visible(False)
-    about = "; ".join(f"{n}: codes from {histograms[n]['low']:.3g} to {histograms[n]['high']:.3g}" for n in worst)
+    about = "; ".join(f"{a['node']}: codes from {a['low']:.3g} to {a['high']:.3g}" for a in worst)
     return plot(made, "Values of the noisiest activations, on a logarithmic scale; lines: what the codes reach", about)
 
 
 def _panel(panel: Any, title: str, one: Section) -> None:
-    counts, width = one["counts"], (one["stop"] - one["start"]) / len(one["counts"])
-    panel.bar([one["start"] + width * (i + 0.5) for i in range(len(counts))], counts, width=width, color=MAIN, log=True)
+    counts, start = one["counts"], one["observed_low"]
+    width = (one["observed_high"] - start) / len(counts)
+    panel.bar([start + width * (i + 0.5) for i in range(len(counts))], counts, width=width, color=MAIN, log=True)
     for edge in (one["low"], one["high"]):
         panel.axvline(edge, color=SECOND, linewidth=1.2)
     panel.set_title(title, fontsize=7)

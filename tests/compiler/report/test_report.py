@@ -136,7 +136,17 @@ def told(report: Report) -> Report:
             attempt("islands", 30.0, True),
         ],
         "sensitivity": [{"node": "b", "op_type": "Conv", "gain_db": 9.5, "gain_power": 0.1, "cost": 1200}],
-        "histograms": {"b": {"start": -1.0, "stop": 3.0, "counts": [5, 0, 90, 3], "low": -0.5, "high": 2.0}},
+        "activations": [
+            {
+                "node": "b",
+                "sqnr_db": 12.0,
+                "low": -0.5,
+                "high": 2.0,
+                "observed_low": -1.0,
+                "observed_high": 3.0,
+                "counts": [5, 0, 90, 3],
+            }
+        ],
         "saturated_share": {"b": 0.021},
         "nodes_float": {"d": "Softmax: asked for"},
     }
