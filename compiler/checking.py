@@ -106,7 +106,8 @@ def _verify(item: Exported, truth: Truth) -> Verified:
     # A profile may name Core ML, which runs on Apple systems only: take the best runtime for the format that is here.
     runtime = None if item.variant.format is Format.COREML else item.variant.runtime
     try:
-        return verify_artifact(item.result.path, runtime, truth)
+        integers = item.variant.format is Format.ONNX and not item.variant.precision.is_float
+        return verify_artifact(item.result.path, runtime, truth, kernels=integers)
     except RuntimeFailure as error:
         raise ChildFailed(
             f"{item.result.path.name} could not be verified: {error.message}", remedy=error.remedy

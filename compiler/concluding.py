@@ -153,6 +153,7 @@ def _artifact_report(
         latency_ms=found.execution.latency_ns / 1e6,
         peak_memory_bytes=found.execution.peak_memory_bytes,
         notes=item.result.notes,
+        kernels=found.execution.kernels,
         refusals=item.result.refusals,
         gates=_gates(path.name, item.variant, found, low, size, plan, request, checked),
     )

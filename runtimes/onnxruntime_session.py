@@ -192,7 +192,8 @@ def _session_options(ort: Any, options: SessionOptions, profiles: Any) -> Any:
     # Edge nets are chains: parallel branches gain nothing and make latencies noisy.
     result.inter_op_num_threads = 1
     result.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    result.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    levels = ort.GraphOptimizationLevel
+    result.graph_optimization_level = levels.ORT_ENABLE_ALL if options.optimise else levels.ORT_DISABLE_ALL
     result.log_severity_level = _ERRORS_ONLY
     # Products with integer weights alone stay float32, as the file says; the default rounds their inputs to int8.
     result.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")

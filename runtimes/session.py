@@ -74,12 +74,14 @@ class RuntimeInfo:
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """How to open a session. ``threads`` 0 leaves the choice to the runtime. ``profile`` asks for per-operator times."""
+    """How to open a session. ``threads`` 0 leaves the choice to the runtime. ``profile`` asks for per-operator times.
+    ``optimise``: False runs the graph as it is written, where a runtime offers that (onnxruntime)."""
 
     threads: int = 1
     provider: str | None = None  # execution provider, by the runtime's own name, or a delegate's shared library
     provider_options: tuple[tuple[str, str], ...] = ()  # handed to the provider as they are
     profile: bool = False
+    optimise: bool = True
 
 
 class Session(Protocol):

@@ -1,129 +1,123 @@
-"""`python -m benchmarks.quantization`: every quantizer on every model, as a Markdown table on stdout."""
+"""`python -m benchmarks.quantization`: every quantizer on every model, same calibration data, one run."""
 
 from __future__ import annotations
 
 import argparse
-import subprocess
+import dataclasses
+import os
+import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-import onnx
 import onnx_ir as ir
 
-from benchmarks.quantization.engines import Engine, engines
+from benchmarks.quantization.cases import Case, cases, digest_of, names
+from benchmarks.quantization.engines import BUILT_IN, HARD_ONLY, OURS, Engine
+from benchmarks.quantization.peers import PEERS, PeerFailed, peer_engines
+from benchmarks.quantization.record import Record, kept, load, save
+from benchmarks.quantization.running import run_file, run_session
+from benchmarks.quantization.scoring import Judge, Row, score, versus
+from benchmarks.quantization.table import figures, write_into
+from compiler.hostinfo import host_info
 from compiler.hub_session import open_hub
-from compiler.importers import import_model
-from compiler.importers.base import ImportOptions
-from compiler.passes import clean_up
-from compiler.verification.metrics import accuracy, flips, snr_db
-from runtimes.session import Array, run_dataset
+from compiler.verification.metrics import Flips
+from runtimes.session import Array
 
-CALIBRATED = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One model. ``classes``: how many of the first output's columns are class scores."""
-
-    name: str
-    hub: ir.Model
-    calibration: Array
-    samples: Array
-    labels: Array
-    classes: int
+PAGE = Path(__file__).parent / "README.md"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgewright" / "benchmarks"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quantization", description=__doc__)
-    parser.add_argument("--realdata", type=Path, default=Path(__file__).resolve().parents[3] / "shared" / "realdata")
-    parser.add_argument("--nncf-python", type=Path, help="python of an environment with NNCF and onnx")
-    parser.add_argument("--model", action="append", help="only these models")
-    options = parser.parse_args()
-    print("| model | quantizer | accuracy [95 %] | drop, points (p) | agreement | SQNR dB | bytes | seconds |")
-    print("|---|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
-        for case in cases(options.realdata, Path(folder), options.model):
-            plain = answers(case.hub, case.samples)[:, : case.classes]
-            base = accuracy(plain, case.labels)
-            size = len(ir.to_proto(case.hub).SerializeToString())
-            print(
-                f"| {case.name} | float32 | {_share(base.value, base.low, base.high)} | | | | {size:,} | |", flush=True
-            )
-            for name, engine in engines(options.nncf_python).items():
-                print(row(case, name, engine, plain, Path(folder)), flush=True)
+    options = _options()
+    engines = dict(BUILT_IN)
+    if options.peers_dir is not None:
+        engines |= peer_engines(options.peers_dir)
+    if options.quantizer:
+        engines = {name: engines[name] for name in options.quantizer}
+    for case in cases(options.realdata, options.cache, options.model):
+        print(f"{case.name}: {len(case.samples)} samples judge", file=sys.stderr, flush=True)
+        measure(case, engines, options.results)
+    records = load(options.results)
+    text = figures(records)
+    if options.write:
+        write_into(PAGE, text)
+    print(text)
     return 0
 
 
-def cases(realdata: Path, folder: Path, only: list[str] | None) -> Iterator[Case]:
-    """The models, trained or read; missing real data leaves its model out."""
-    from benchmarks.quantization.nets import NETS
-
-    if (realdata / "kws").is_dir() and (not only or "kws" in only):
-        yield kws(realdata / "kws")
-    for name in NETS:
-        if not only or name in only:
-            yield trained_case(name, folder)
-
-
-def kws(folder: Path) -> Case:
-    """MLPerf Tiny keyword spotting: 256 samples calibrate, the other 244 judge."""
-    data = np.load(folder / "samples.npz")
-    features = ((data["features_int8"].astype(np.float32) - data["zero_point"]) * data["scale"]).astype(np.float32)
-    hub = clean_up(import_model(str(folder / "model.onnx"), ImportOptions(batch=1)).model)
-    order = np.random.default_rng(0).permutation(len(features))
-    first, rest = order[:CALIBRATED], order[CALIBRATED:]
-    return Case("kws (MLPerf Tiny)", hub, features[first], features[rest], data["labels"][rest], 12)
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quantization", description=__doc__)
+    realdata = Path(__file__).resolve().parents[3] / "shared" / "realdata"
+    parser.add_argument("--realdata", type=Path, default=realdata)
+    parser.add_argument("--peers-dir", type=Path, help="where the peers' environments are, or will be made (5 GB)")
+    parser.add_argument("--model", action="append", choices=names(), help="only these models")
+    parser.add_argument("--quantizer", action="append", choices=[*BUILT_IN, *PEERS], help="only these quantizers")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="trained nets, by content")
+    parser.add_argument("--results", type=Path, default=CACHE / "results", help="one JSON file per model")
+    parser.add_argument("--write", action="store_true", help=f"write the figures into {PAGE.name}")
+    return parser.parse_args()
 
 
-def trained_case(name: str, folder: Path) -> Case:
-    import torch
-
-    from benchmarks.quantization.nets import TRAINED, digits, trained
-
-    images, labels = digits()
-    net, path = trained(name, images, labels), folder / "net.onnx"
-    torch.onnx.export(net, (torch.zeros(1, 1, 16, 16),), str(path), dynamo=False, opset_version=18, verbose=False)
-    onnx.checker.check_model(onnx.load(path))
-    hub = clean_up(import_model(str(path), ImportOptions(batch=1)).model)
-    return Case(name, hub, images[:CALIBRATED], images[TRAINED:], labels[TRAINED:], 10)
-
-
-def row(case: Case, name: str, engine: Engine, plain: Array, folder: Path) -> str:
-    """One line; an engine that fails says so in its line instead of ending the run."""
-    target = folder / "int8.onnx"
-    target.unlink(missing_ok=True)
-    start = time.perf_counter()
-    try:
-        engine(case.hub, case.calibration, target)
-    except Exception as error:  # a peer may fail in any way; that is a result
-        detail = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
-        last = (detail or type(error).__name__).strip().splitlines()[-1][:100]
-        print(detail, file=sys.stderr)
-        return f"| {case.name} | {name} | failed: {last} | | | | | |"
-    seconds = time.perf_counter() - start
-    found = answers(ir.load(target), case.samples)[:, : case.classes]
-    right, paired = accuracy(found, case.labels), flips(found, plain, case.labels)
-    same = float((found.argmax(1) == plain.argmax(1)).mean())
-    noise = snr_db(plain.astype(np.float64), found.astype(np.float64) - plain)
-    return (
-        f"| {case.name} | {name} | {_share(right.value, right.low, right.high)} | {paired.drop_points:+.2f} ({paired.p_value:.2f})"
-        f" | {same:.1%} | {noise:.1f} | {target.stat().st_size:,} | {seconds:.1f} |"
-    )
+def measure(case: Case, engines: dict[str, Engine], results: Path) -> None:
+    """All ``engines`` on one model, into ``results``; rows of others that were measured before stay."""
+    with open_hub(case.hub) as session:
+        judge = Judge(run_session(session, case.samples), case.labels, case.classes)
+    place, digest = names().index(_short(case.name)), digest_of(case)
+    before, answers = kept(results, place, digest)
+    rows = {row.quantizer: row for row in before}
+    for name, engine in engines.items():
+        if name in HARD_ONLY and not case.hard:
+            continue
+        start = time.perf_counter()
+        rows[name], found = _one(name, engine, case, judge)
+        answers.pop(name, None)
+        if found is not None:
+            answers[name] = found
+        said = rows[name].failed or f"{rows[name].sqnr_db:.1f} dB"
+        print(f"  {name}: {said}, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    ordered = [rows[name] for name in [*BUILT_IN, *PEERS] if name in rows]
+    against = tuple(dataclasses.replace(row, against=_against(row, answers, judge)) for row in ordered)
+    base = score("float32", judge.answers, 0, 0.0, judge).accuracy
+    size = len(ir.to_proto(case.hub).SerializeToString())
+    record = Record(case.name, place, case.hard, len(case.samples), size, base, against, _environment(), digest)
+    save(record, answers, results)
 
 
-def answers(model: ir.Model, samples: Array) -> Array:
-    """The first output over all samples, [count, columns]."""
-    with open_hub(model) as session:
-        return run_dataset(session, {session.inputs[0].name: samples})[session.outputs[0].name]
+def _against(row: Row, answers: Mapping[str, Array], judge: Judge) -> Flips | None:
+    if OURS not in answers or row.quantizer not in answers:
+        return None
+    return versus(answers[OURS], answers[row.quantizer], judge)
 
 
-def _share(value: float, low: float, high: float) -> str:
-    return f"{value:.1%} [{low:.1%}, {high:.1%}]"
+def _short(title: str) -> str:
+    return title if title in names() else title.split(" ")[0]
+
+
+def _one(name: str, engine: Engine, case: Case, judge: Judge) -> tuple[Row, Array | None]:
+    """One row; an engine that fails says so in it instead of ending the run."""
+    with tempfile.TemporaryDirectory(prefix="edgewright-benchmark-") as folder:
+        try:
+            made = engine(case, Path(folder))
+            answers = made.answers if made.answers is not None else run_file(made.artifact, case.samples)
+        except PeerFailed as error:
+            return Row(name, str(error)), None
+        except Exception as error:  # a peer may fail in any way; that is a result
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            return Row(name, f"{type(error).__name__}: {lines[-1]}"), None
+        return score(name, answers, made.artifact.stat().st_size, made.seconds, judge), answers
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "machine": f"{host_info()['cpu']}, one thread, not idle",
+        "date": time.strftime("%Y-%m-%d"),
+        "Python": platform.python_version(),
+        "onnxruntime": version("onnxruntime"),
+    }
 
 
 if __name__ == "__main__":

@@ -1,65 +1,113 @@
-"""The quantizers: each takes a float hub and calibration samples and writes an int8 ONNX file."""
+"""The quantizers: each takes a case and a folder and leaves an INT8 artifact there."""
 
 from __future__ import annotations
 
-import subprocess
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
+from benchmarks.quantization.cases import Case
 from compiler.calibration.dataset import Dataset, make_dataset
+from compiler.exporters import EXPORTERS
+from compiler.exporters.base import ExportOptions
 from compiler.hubfacts import hub_inputs
-from compiler.passes.serialize import to_bytes
-from compiler.quantization.engine import quantize
+from compiler.quantization.engine import QUANTIZERS, quantize
 from compiler.quantization.plan import QuantizeOptions
 from compiler.quantization.rescue.ladder import Goals, climb
+from profiles.schema import Precision
 from runtimes.session import Array
 
-Engine = Callable[[ir.Model, Array, Path], None]  # hub, samples, file to write
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """``artifact``: what would be shipped. ``answers``: [samples, columns] where the quantizer ran it itself, else None.
+    ``seconds``: of quantizing alone, without imports and process start."""
+
+    artifact: Path
+    seconds: float
+    answers: Array | None = None
 
 
-def dataset_of(hub: ir.Model, samples: Array) -> Dataset:
-    inputs = hub_inputs(hub)
-    return make_dataset({inputs[0].name: samples}, inputs, where="benchmark")
+Engine = Callable[[Case, Path], Made]
 
 
-def ours_normal(hub: ir.Model, samples: Array, target: Path) -> None:
-    target.write_bytes(to_bytes(quantize(hub, dataset_of(hub, samples)).model))
+def dataset_of(case: Case) -> Dataset:
+    inputs = hub_inputs(case.hub)
+    return make_dataset({inputs[0].name: case.calibration}, inputs, where="benchmark")
 
 
-def ours_high(hub: ir.Model, samples: Array, target: Path) -> None:
-    found = climb(hub, dataset_of(hub, samples), QuantizeOptions(), Goals(climb_all=True))
-    target.write_bytes(to_bytes(found.best.model))
+def ours_normal(case: Case, folder: Path) -> Made:
+    data, start = dataset_of(case), time.perf_counter()
+    model = quantize(case.hub, data).model
+    return _exported(model, folder, time.perf_counter() - start)
 
 
-def onnxruntime_static(hub: ir.Model, samples: Array, target: Path) -> None:
-    """quantize_static in QDQ form, int8 per channel, its default min-max calibration."""
+def ours_high(case: Case, folder: Path) -> Made:
+    """What ``--effort high`` does."""
+    return _climbed(case, folder, Goals(climb_all=True))
+
+
+def ours_gated(case: Case, folder: Path) -> Made:
+    """What ``--effort high --max-drop 1`` does: more nodes may stay in float to keep 99 % of the answers."""
+    return _climbed(case, folder, Goals(min_agreement=0.99, climb_all=True))
+
+
+def _climbed(case: Case, folder: Path, goals: Goals) -> Made:
+    data, start = dataset_of(case), time.perf_counter()
+    model = climb(case.hub, data, QuantizeOptions(), goals).best.model
+    return _exported(model, folder, time.perf_counter() - start)
+
+
+def seam(name: str) -> Engine:
+    """``--quantizer NAME``."""
+
+    def run(case: Case, folder: Path) -> Made:
+        data, start = dataset_of(case), time.perf_counter()
+        model = QUANTIZERS.get(name)(case.hub, data, QuantizeOptions()).model
+        return _exported(model, folder, time.perf_counter() - start)
+
+    return run
+
+
+def _exported(model: ir.Model, folder: Path, seconds: float) -> Made:
+    made = EXPORTERS.get("onnx").export(model, folder / "int8.onnx", ExportOptions(Precision.INT8))
+    return Made(made.path, seconds)
+
+
+def onnxruntime_static(case: Case, folder: Path) -> Made:
+    """quantize_static as its documentation advises for CPUs: quant_pre_process, QDQ, per channel, min-max."""
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    source = target.with_suffix(".float.onnx")
-    onnx.save(ir.to_proto(hub), source)
+    source, prepared, target = (folder / name for name in ("float.onnx", "prepared.onnx", "int8.onnx"))
+    onnx.save(ir.to_proto(case.hub), source)
+    start = time.perf_counter()
+    quant_pre_process(source, prepared, skip_symbolic_shape=True)
     quantize_static(
-        source,
+        prepared,
         target,
-        _reader(hub, samples),
+        _reader(case),
         quant_format=QuantFormat.QDQ,
-        activation_type=QuantType.QInt8,
+        activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         per_channel=True,
     )
+    return Made(target, time.perf_counter() - start)
 
 
-def _reader(hub: ir.Model, samples: Array) -> object:
+def _reader(case: Case) -> object:
     from onnxruntime.quantization import CalibrationDataReader
 
-    name = str(hub.graph.inputs[0].name)
+    name = str(case.hub.graph.inputs[0].name)
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._rows: Iterator[Array] = iter(samples)
+            self._rows: Iterator[Array] = iter(case.calibration)
 
         def get_next(self) -> dict[str, Array] | None:
             row = next(self._rows, None)
@@ -68,40 +116,18 @@ def _reader(hub: ir.Model, samples: Array) -> object:
     return Reader()
 
 
-NNCF_SCRIPT = """
-import sys, nncf, numpy as np, onnx
-source, data, name, fast, target = sys.argv[1:]
-rows = np.load(data)["samples"]
-calibration = nncf.Dataset(list(rows), lambda row: {name: row[None]})
-model = nncf.quantize(
-    onnx.load(source), calibration, subset_size=len(rows), fast_bias_correction=fast == "1",
-    preset=nncf.QuantizationPreset.MIXED)
-onnx.save(model, target)
-"""
+OURS = "edgewright --effort high"
+BUILT_IN: dict[str, Engine] = {
+    "edgewright": ours_normal,
+    OURS: ours_high,
+    "edgewright --effort high --max-drop 1": ours_gated,
+    "edgewright --quantizer onnxruntime": seam("onnxruntime"),
+    "onnxruntime static": onnxruntime_static,
+}
 
 
-def nncf_engine(python: Path, *, fast: bool) -> Engine:
-    """NNCF in the environment of ``python``, with fast or full bias correction."""
-
-    def run(hub: ir.Model, samples: Array, target: Path) -> None:
-        source, data = target.with_suffix(".float.onnx"), target.with_suffix(".npz")
-        onnx.save(ir.to_proto(hub), source)
-        np.savez(data, samples=samples)
-        name = str(hub.graph.inputs[0].name)
-        command = [str(python), "-c", NNCF_SCRIPT, str(source), str(data), name, str(int(fast)), str(target)]
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=900)
-
-    return run
+HARD_ONLY = ("edgewright --effort high --max-drop 1",)  # on the others it does what --effort high does
 
 
-def engines(nncf_python: Path | None) -> dict[str, Engine]:
-    """By the name in the table."""
-    found: dict[str, Engine] = {
-        "edgewright": ours_normal,
-        "edgewright --effort high": ours_high,
-        "onnxruntime static": onnxruntime_static,
-    }
-    if nncf_python is not None:
-        found["NNCF, fast bias correction"] = nncf_engine(nncf_python, fast=True)
-        found["NNCF, full bias correction"] = nncf_engine(nncf_python, fast=False)
-    return found
+def is_ours(name: str) -> bool:
+    return name.startswith("edgewright")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from compiler.errors import SourceError
 from compiler.hub import Imported, SourceInfo
 from compiler.importers.base import ImportOptions
 from compiler.importers.hub_form import to_hub
+from compiler.importers.quantized import is_quantized, quantizes_channels
 from profiles.errors import EdgewrightError
 from runtimes.artifact.files import sha256_file
 from runtimes.errors import ModelLoadError, RuntimeMissing
@@ -41,7 +43,7 @@ class OnnxImporter:
         path = Path(source)
         proto = read_model(path)
         model = to_hub(proto, options)
-        return Imported(model, _reference(path), SourceInfo(self.name, source, sha256_file(path)))
+        return Imported(model, _reference(path, proto), SourceInfo(self.name, source, sha256_file(path)))
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -130,9 +132,17 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
                 yield from _tensors(subgraph)
 
 
-def _reference(path: Path) -> OnnxRuntimeSession:
+def _reference(path: Path, proto: onnx.ModelProto) -> OnnxRuntimeSession:
+    """onnxruntime on the file. Its optimiser breaks some quantized files as NNCF writes them, which run as they are written:
+    those that mix int8 and uint8 ("output_dtype INT8 does not match y_zero_point type UINT8" when the file is opened), and those
+    with scales per channel of activations ("input zero point must be a scalar" when it is run)."""
+    settings = [SessionOptions()] if not quantizes_channels(proto) else []
+    settings += [SessionOptions(optimise=False)] if is_quantized(proto) else []
+    for one in settings[:-1]:
+        with contextlib.suppress(ModelLoadError):
+            return OnnxRuntimeSession(path, one, path.name)
     try:
-        return OnnxRuntimeSession(path, SessionOptions(), path.name)
+        return OnnxRuntimeSession(path, settings[-1], path.name)
     except RuntimeMissing:
         raise
     except ModelLoadError as error:

@@ -111,6 +111,13 @@ def is_quantized(proto: onnx.ModelProto) -> bool:
     return any(n.op_type in _PAIR or n.op_type.startswith("QLinear") or n.op_type == "QGemm" for n in proto.graph.node)
 
 
+def quantizes_channels(proto: onnx.ModelProto) -> bool:
+    """Whether activations are quantized with a scale per channel, which onnxruntime's optimiser takes for something else."""
+    constants = {t.name: t.dims for t in proto.graph.initializer}
+    nodes = [n for n in proto.graph.node if n.op_type == "QuantizeLinear" and n.input[0] not in constants]
+    return any(int(np.prod(constants.get(node.input[1], ()))) > 1 for node in nodes)
+
+
 def to_pairs(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The model with QuantizeLinear and DequantizeLinear as the only operators on codes, all of them signed.
 
@@ -119,7 +126,7 @@ def to_pairs(proto: onnx.ModelProto) -> onnx.ModelProto:
     """
     result = onnx.ModelProto()
     result.CopyFrom(proto)
-    writer = _Writer(result.graph)
+    writer = _Writer(result.graph, _ranks(proto))
     for node in list(result.graph.node):
         writer.take(node)
     writer.finish()
@@ -137,16 +144,19 @@ class _Writer:
     """Rewrites one graph node after node.
 
     ``_params``: scale and zero point of each value that holds signed codes. ``_public``: codes that somebody outside sees, which
-    keep their type. Parameters that are computed as the model runs are left as they are.
+    keep their type. Parameters that are computed as the model runs are left as they are. ``_spread``: for codes of activations
+    that had a scale per channel, that scale; see ``_quantize_channels``.
     """
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
+    def __init__(self, graph: onnx.GraphProto, ranks: dict[str, int]) -> None:
         self._graph = graph
         self._arrays = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
         for node in graph.node:
             if node.op_type == "Constant" and node.attribute[0].name == "value":
                 self._arrays[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
         self._public = _public(graph)
+        self._restored, self._ranks = _only_restored(graph), ranks
+        self._spread: dict[str, str] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._params: dict[str, tuple[str, str]] = {}
         self._count = 0
@@ -185,9 +195,37 @@ class _Writer:
             self._graph.initializer.append(numpy_helper.from_array(codes, node.output[0]))
             self._params[node.output[0]] = (scale, signed)
             return
+        if self._arrays[scale].size > 1 and self._is_spreadable(node, point):
+            self._quantize_channels(node, scale, point, axis)
+            return
         self._quantize(node.input[0], scale, self._signed(point), node.output[0], node.name)
 
+    def _is_spreadable(self, node: onnx.NodeProto, point: str) -> bool:
+        """Whether a scale per channel can stand outside of the pair: codes only restored, one zero point, a known rank."""
+        points = self._arrays[point] if point else np.zeros(1)
+        known = node.input[0] in self._ranks and node.output[0] in self._restored
+        return known and bool((points == points.flat[0]).all())
+
+    def _quantize_channels(self, node: onnx.NodeProto, scale: str, point: str, axis: int) -> None:
+        """An activation with a scale per channel, as NNCF writes it before depthwise convolutions: x / scale is quantized in steps
+        of one, and multiplied again behind. No target has a kernel for such codes, and onnxruntime fuses them into a QLinearConv
+        that fails as it runs ("input zero point must be a scalar")."""
+        rank = self._ranks[node.input[0]]
+        shape = [-1 if i == axis % rank else 1 for i in range(rank)]
+        steps = self._initializer(self._arrays[scale].reshape(shape))
+        shares, one = self._fresh(node.output[0]), self._initializer(np.ones((), np.float32))
+        zero = self._initializer(self._arrays[self._signed(point)].reshape(-1)[:1].reshape(()))
+        self._nodes.append(helper.make_node("Div", [node.input[0], steps], [shares], f"{node.name}/shares"))
+        self._quantize(shares, one, zero, node.output[0], node.name)
+        self._spread[node.output[0]] = steps
+
     def dequantize(self, node: onnx.NodeProto) -> None:
+        if node.input[0] in self._spread:
+            (one, point), shares = self._params[node.input[0]], self._fresh(node.output[0])
+            self._nodes.append(helper.make_node("DequantizeLinear", [node.input[0], one, point], [shares], node.name))
+            steps = self._spread[node.input[0]]
+            self._nodes.append(helper.make_node("Mul", [shares, steps], node.output, f"{node.name}/steps"))
+            return
         codes, point = self._stored(node.input[0], node.input[2] if len(node.input) > 2 else "")
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         made = helper.make_node("DequantizeLinear", [codes, node.input[1], point], node.output, node.name, **attributes)
@@ -302,8 +340,9 @@ class _Writer:
         if array.dtype == np.uint8:
             codes = self._initializer((array.astype(np.int16) - OFFSET).astype(np.int8))
             return codes, self._signed(point)
-        zero = self._arrays[point] if point else np.zeros((), array.dtype)
-        return codes, self._signed(point) if point else self._initializer(zero)
+        # A zero point of its own: what an activation reads may later become uint8 without the constants.
+        zero = self._arrays[self._signed(point)] if point else np.zeros((), array.dtype)
+        return codes, self._initializer(zero)
 
     def _signed(self, point: str) -> str:
         """The zero point as int8 (or int16); ONNX: without one, codes are uint8 around 0."""
@@ -349,6 +388,20 @@ def _public(graph: onnx.GraphProto) -> set[str]:
             if others or any(output in public for user in moved for output in user.output):
                 public.add(name)
     return public
+
+
+def _only_restored(graph: onnx.GraphProto) -> set[str]:
+    """Codes of QuantizeLinear that are read by DequantizeLinear alone."""
+    made = {node.output[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    read = {name for node in graph.node if node.op_type != "DequantizeLinear" for name in node.input}
+    return made - read - {value.name for value in graph.output}
+
+
+def _ranks(proto: onnx.ModelProto) -> dict[str, int]:
+    """The number of dimensions of each value, where onnx can tell."""
+    graph = onnx.shape_inference.infer_shapes(proto).graph
+    typed = (v for v in (*graph.value_info, *graph.input, *graph.output) if v.type.tensor_type.HasField("shape"))
+    return {v.name: len(v.type.tensor_type.shape.dim) for v in typed}
 
 
 def _axis(node: onnx.NodeProto) -> int:

@@ -135,6 +135,8 @@ def _objection(node: ir.Node) -> str | None:
         return NOT_FLOAT32
     if all(constant_of(v) is not None for _, v in data_inputs(node)):
         return ALL_CONSTANT
+    if any((c := constant_of(v)) is not None and not np.isfinite(c).all() for _, v in data_inputs(node)):
+        return "one of its constants is infinite or NaN, which no scale can express"
     if len(node.outputs) > 1 and node.op_type not in ("Split",) and any(o.uses() for o in node.outputs[1:]):
         return "its further outputs are used"
     check = _CHECKS.get(node.op_type)

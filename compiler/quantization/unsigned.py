@@ -16,6 +16,9 @@ def to_uint8(model: ir.Model) -> ir.Model:
     modified.
     """
     result = model.clone()
+    for node in result.graph:  # first, so that no weight follows the activations below by a zero point that they share
+        if node.op_type == "DequantizeLinear" and node.inputs[0] is not None and node.inputs[0].is_initializer():
+            _own_zero_point(result.graph, node)
     for node in result.graph:
         if node.op_type == "QuantizeLinear" and node.outputs[0].dtype == ir.DataType.INT8:
             _shift(result.graph, node.inputs[2])

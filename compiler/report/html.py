@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
-from compiler.report.plots import all_plots
+from compiler.report.plots import all_plots, p_value
 from compiler.report.schema import Report
 from profiles.units import format_bytes
 
@@ -16,9 +17,16 @@ def render(report: Report) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["bytes"] = format_bytes
+    environment.filters |= {"bytes": format_bytes, "p_value": p_value, "error": _error}
     template = environment.from_string(TEMPLATE.read_text("utf-8"))
     return template.render(report=report, plots=all_plots(report), best=_best(report))
+
+
+def _error(value: float) -> str:
+    """A relative error as people read it."""
+    if not math.isfinite(value):
+        return "not finite"
+    return "none" if value == 0 else f"{100 * value:.2g} %" if value >= 1e-4 else f"{value:.0e}"
 
 
 def _best(report: Report) -> str:

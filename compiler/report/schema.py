@@ -16,6 +16,7 @@ from compiler.errors import Refusal
 from compiler.gates import Gate
 from compiler.previous.predict import Update
 from compiler.verification.evidence import Verification
+from compiler.verification.integer_kernels import Kernels
 from compiler.verification.metrics import Accuracy, Flips, Parity, StepAgreement
 
 SCHEMA = "edgewright.report/1"
@@ -27,8 +28,9 @@ class ArtifactReport:
 
     ``parity`` compares with the source; ``lowering`` with the hub that the artifact was lowered from, and differs from it only
     for pruned models and where only weights are quantized. ``evidence`` is the kind of execution (runtimes.session.Evidence).
-    ``verifications``: what `edgewright verify` found later, on this or another machine.
-    ``latency_ms`` and ``peak_memory_bytes`` are the build machine's. ``path`` is relative to the report.
+    ``latency_ms`` and ``peak_memory_bytes`` are the build machine's. ``path`` is relative to the report. ``kernels``: what
+    onnxruntime runs in integers, for .onnx files with integers. ``verifications``: what `edgewright verify` found later, on this
+    or another machine.
     """
 
     path: str
@@ -50,6 +52,7 @@ class ArtifactReport:
     refusals: tuple[Refusal, ...] = ()
     gates: tuple[Gate, ...] = ()
     verifications: tuple[Verification, ...] = ()
+    kernels: Kernels | None = None
 
 
 @dataclass(frozen=True, slots=True)

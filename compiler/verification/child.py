@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from compiler.verification.integer_kernels import Kernels, inspect_kernels
+from runtimes.errors import ModelLoadError
 from runtimes.memory import peak_memory_bytes
 from runtimes.registry import open_session
 from runtimes.session import Array, RuntimeInfo, SessionOptions, TensorSpec, run_dataset
@@ -21,7 +23,7 @@ class Execution:
     """Outputs of all samples, and what running cost on the machine that built the artifact.
 
     ``latency_ns`` is the median of single runs with one thread. ``peak_memory_bytes`` is the child's high-water mark, the Python
-    interpreter and the runtime included.
+    interpreter and the runtime included. ``kernels``: where asked for, and onnxruntime could say.
     """
 
     outputs: dict[str, Array]
@@ -29,12 +31,21 @@ class Execution:
     runtime: RuntimeInfo
     latency_ns: int
     peak_memory_bytes: int
+    kernels: Kernels | None = None
 
 
 def execute(
-    path: str, runtime: str | None, feeds: dict[str, Array], batch: int | None = None, provider: str | None = None
+    path: str,
+    runtime: str | None,
+    feeds: dict[str, Array],
+    batch: int | None = None,
+    provider: str | None = None,
+    kernels: bool = False,
 ) -> Execution:
-    """Run ``feeds`` (samples on axis 0) through the artifact at ``path``; then time single runs."""
+    """Run ``feeds`` (samples on axis 0) through the artifact at ``path``; then time single runs.
+
+    ``kernels``: also read which integer kernels onnxruntime engages; the artifact is an .onnx file.
+    """
     with open_session(Path(path), runtime=runtime, options=SessionOptions(threads=1, provider=provider)) as session:
         outputs = run_dataset(session, feeds, batch)
         single = {
@@ -53,5 +64,13 @@ def execute(
             inputs=session.inputs,
             runtime=session.runtime,
             latency_ns=int(statistics.median(times)),
-            peak_memory_bytes=peak_memory_bytes(),
+            peak_memory_bytes=peak_memory_bytes(),  # before the second session that follows
+            kernels=_kernels(Path(path)) if kernels else None,
         )
+
+
+def _kernels(path: Path) -> Kernels | None:
+    try:
+        return inspect_kernels(path)
+    except ModelLoadError:  # it ran: that its optimised graph cannot be written is no reason to refuse it
+        return None

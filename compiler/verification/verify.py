@@ -34,8 +34,10 @@ class Verified:
     flips: Flips | None
 
 
-def verify_artifact(path: Path, runtime: str | None, truth: Truth) -> Verified:
+def verify_artifact(path: Path, runtime: str | None, truth: Truth, *, kernels: bool = False) -> Verified:
     """Run ``path`` on ``runtime`` (None: the preferred one available here) over all of ``truth.feeds``.
+
+    ``kernels``: also read which integer kernels onnxruntime engages for this .onnx file.
 
     The child process keeps a runtime that crashes on the artifact from taking the build down.
 
@@ -45,7 +47,7 @@ def verify_artifact(path: Path, runtime: str | None, truth: Truth) -> Verified:
     """
     execution = run_isolated(
         "compiler.verification.child:execute",
-        {"path": str(path), "runtime": runtime, "feeds": truth.feeds, "batch": truth.batch},
+        {"path": str(path), "runtime": runtime, "feeds": truth.feeds, "batch": truth.batch, "kernels": kernels},
         timeout_s=TIMEOUT_S,
     )
     assert isinstance(execution, Execution)

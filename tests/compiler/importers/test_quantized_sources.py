@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,15 @@ def images() -> Array:
     return np.random.default_rng(0).standard_normal((48, 3, 8, 8)).astype(np.float32)
 
 
-def by_onnxruntime(folder: Path, form: QuantFormat, activations: QuantType, weights: QuantType) -> Path:
+def by_onnxruntime(
+    folder: Path,
+    form: QuantFormat,
+    activations: QuantType,
+    weights: QuantType,
+    *,
+    per_channel: bool | None = None,
+    extra: dict[str, bool] | None = None,
+) -> Path:
     save_net(folder / "float.onnx", RESIDUAL)
     target = folder / "net.onnx"
     quantize_static(
@@ -53,7 +62,8 @@ def by_onnxruntime(folder: Path, form: QuantFormat, activations: QuantType, weig
         quant_format=form,
         activation_type=activations,
         weight_type=weights,
-        per_channel=weights is QuantType.QInt8,
+        per_channel=weights is QuantType.QInt8 if per_channel is None else per_channel,
+        extra_options=extra or {},
     )
     return target
 
@@ -95,6 +105,118 @@ def test_integer_kernels_run_what_the_source_stored(tmp_path: Path) -> None:
     with open_session(result.path) as session:
         got = run_dataset(session, feeds)["logits"]
     assert np.abs(got - want).max() <= 2.02 * float(np.ptp(want)) / 255
+
+
+FILES = {Format.ONNX: "m.onnx", Format.TFLITE: "m.tflite", Format.COREML: "m.mlpackage"}
+
+
+def lowered(
+    path: Path, folder: Path, feeds: dict[str, Array], precision: Precision, formats: Iterable[Format] = FILES
+) -> dict[Format, float]:
+    """Import, export to every format, run: the largest difference from the source, in 255ths of the output's range."""
+    imported = import_model(str(path))
+    want = run_dataset(imported.reference, feeds)["logits"]
+    imported.reference.close()
+    hub, found = clean_up(imported.model), {}
+    for fmt in formats:
+        made = EXPORTERS.get(fmt.value).export(hub, folder / FILES[fmt], ExportOptions(precision))
+        with open_session(made.path) as session:
+            got = run_dataset(session, feeds)["logits"]
+        found[fmt] = float(np.abs(got - want).max() / (np.ptp(want) / 255))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("activations", "weights", "per_channel", "extra"),
+    (
+        (QuantType.QInt8, QuantType.QInt8, True, {"WeightSymmetric": False}),
+        (QuantType.QUInt8, QuantType.QUInt8, True, {}),
+        (QuantType.QInt8, QuantType.QInt8, True, {"ActivationSymmetric": True}),
+        (QuantType.QUInt8, QuantType.QInt8, False, {"ActivationSymmetric": True, "QuantizeBias": False}),
+        (QuantType.QUInt8, QuantType.QInt8, True, {"AddQDQPairToWeight": True}),
+        (QuantType.QUInt8, QuantType.QInt8, True, {"DedicatedQDQPair": True}),
+    ),
+    ids=("asymmetric-weights", "uint8-per-channel", "symmetric", "float-bias", "weights-as-float", "a-pair-per-reader"),
+)
+def test_onnxruntimes_settings_reach_every_format(
+    tmp_path: Path, activations: QuantType, weights: QuantType, per_channel: bool, extra: dict[str, bool]
+) -> None:
+    path = by_onnxruntime(tmp_path, QuantFormat.QDQ, activations, weights, per_channel=per_channel, extra=extra)
+    assert source_precision(str(path)) is Precision.INT8
+    found = lowered(path, tmp_path, {"image": images()}, Precision.INT8)
+    assert max(found.values()) <= 2.02, found
+
+
+@pytest.mark.parametrize("activations", (QuantType.QInt16, QuantType.QUInt16))
+def test_sixteen_bit_activations(tmp_path: Path, activations: QuantType) -> None:
+    path = by_onnxruntime(tmp_path, QuantFormat.QDQ, activations, QuantType.QInt8)
+    assert source_precision(str(path)) is Precision.INT16X8
+    formats = (Format.ONNX, Format.TFLITE)
+    found = lowered(path, tmp_path, {"image": images()}, Precision.INT16X8, formats)
+    assert max(found.values()) <= 0.1, found  # a tenth of an int8 step is 25 codes
+    refusals = EXPORTERS.get("coreml").check(import_model(str(path)).model, ExportOptions(Precision.INT16X8))
+    assert "Core ML quantizes to int8 and uint8, not" in refusals[0].reason
+
+
+# As NNCF 3.4 writes it: int8 where values are negative, uint8 behind ReLU, no zero point but 0 or 128, a scale per channel in front
+# of a depthwise convolution, weights stored as int8 codes, biases in float.
+BY_NNCF = """<ir_version: 10, opset_import: ["": 21]>
+net (float[1, 4, 8, 8] image) => (float[1, 4] logits)
+<float s = {0.03}, int8 z = {0}, float[8] t = {0.02, 0.01, 0.03, 0.02, 0.015, 0.02, 0.01, 0.02},
+ uint8[8] u = {0, 0, 0, 0, 0, 0, 0, 0}, float v = {0.02}, uint8 k = {0}> {
+  q = QuantizeLinear (image, s, z) d = DequantizeLinear (q, s, z)
+  w1d = DequantizeLinear <axis = 0> (w1, w1s, w1z)
+  c = Conv <pads = [1, 1, 1, 1]> (d, w1d, b1) r = Relu (c)
+  q2 = QuantizeLinear <axis = 1> (r, t, u) d2 = DequantizeLinear <axis = 1> (q2, t, u)
+  w2d = DequantizeLinear <axis = 0> (w2, w2s, w2z)
+  e = Conv <group = 8, pads = [1, 1, 1, 1]> (d2, w2d) f = Relu (e)
+  q3 = QuantizeLinear (f, v, k) d3 = DequantizeLinear (q3, v, k)
+  p = GlobalAveragePool (d3) g = Flatten (p)
+  q4 = QuantizeLinear (g, v, k) d4 = DequantizeLinear (q4, v, k)
+  w3d = DequantizeLinear <axis = 1> (w3, w3s, w3z)
+  logits = Gemm (d4, w3d, b3)
+}"""
+# As AIMET 2.42 writes it: everything uint8 around 128 or 0, weights symmetric per channel, int32 biases with a zero point array.
+BY_AIMET = """<ir_version: 10, opset_import: ["": 21]>
+net (float[1, 4, 8, 8] image) => (float[1, 4] logits)
+<float s = {0.03}, uint8 z = {128}, float t = {0.02}, uint8 u = {0}, float o = {0.05}, uint8 oz = {131}> {
+  q = QuantizeLinear (image, s, z) d = DequantizeLinear (q, s, z)
+  w1d = DequantizeLinear <axis = 0> (w1, w1s, w1z) b1d = DequantizeLinear <axis = 0> (b1q, b1s, b1z)
+  c = Conv <pads = [1, 1, 1, 1]> (d, w1d, b1d) r = Relu (c)
+  q2 = QuantizeLinear (r, t, u) d2 = DequantizeLinear (q2, t, u)
+  p = GlobalAveragePool (d2) q3 = QuantizeLinear (p, t, u) d3 = DequantizeLinear (q3, t, u)
+  g = Flatten (d3) q4 = QuantizeLinear (g, t, u) d4 = DequantizeLinear (q4, t, u)
+  w3d = DequantizeLinear <axis = 1> (w3, w3s, w3z)
+  y = Gemm (d4, w3d, b3) q5 = QuantizeLinear (y, o, oz) logits = DequantizeLinear (q5, o, oz)
+}"""
+
+
+def stored(text: str, path: Path) -> Path:
+    """The text with seeded constants: codes of the weights, their scales and zero points."""
+    rng = np.random.default_rng(4)
+    model = onnx.parser.parse_model(text)
+    arrays: dict[str, Array] = {
+        "b1": rng.normal(0, 0.2, 8).astype(np.float32),
+        "b3": rng.normal(0, 0.5, 4).astype(np.float32),
+    }
+    for name, shape, axis in (("w1", (8, 4, 3, 3), 0), ("w2", (8, 1, 3, 3), 0), ("w3", (8, 4), 1)):
+        arrays[name] = rng.integers(-127, 128, shape).astype(np.int8)
+        arrays[f"{name}s"] = rng.uniform(0.001, 0.003, shape[axis]).astype(np.float32)
+        arrays[f"{name}z"] = np.zeros(shape[axis], np.int8)
+    arrays["b1s"] = np.float32(0.03) * arrays["w1s"]
+    arrays |= {"b1q": rng.integers(-900, 900, 8).astype(np.int32), "b1z": np.zeros(8, np.int32)}
+    read = {name for node in model.graph.node for name in node.input}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in arrays.items() if n in read)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("text", (BY_NNCF, BY_AIMET), ids=("NNCF", "AIMET"))
+def test_the_forms_of_other_tools_reach_every_format(tmp_path: Path, text: str) -> None:
+    path = stored(text, tmp_path / "net.onnx")
+    feeds = {"image": np.random.default_rng(0).standard_normal((16, 4, 8, 8)).astype(np.float32)}
+    found = lowered(path, tmp_path, feeds, Precision.INT8)
+    assert max(found.values()) <= 2.02, found
 
 
 OPERATORS = """<ir_version: 10, opset_import: ["": 21, "com.microsoft": 1]>

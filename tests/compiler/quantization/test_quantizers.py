@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sysconfig
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,3 +69,35 @@ def test_neural_compressor_chooses_scales_no_larger_than_max_abs() -> None:
     assert (theirs.axis, theirs.zero_point) == (ours.axis, 0)
     errors = [float(((p.dequantize(p.quantize(WEIGHT)) - WEIGHT) ** 2).sum()) for p in (theirs, ours)]
     assert errors[0] <= errors[1] * (1 + 1e-5)
+
+
+IN_ITS_ENVIRONMENT = """
+import numpy as np
+from tests.compiler.quantization.test_quantizers import WEIGHT, NET, data, hub, QuantizeOptions, QUANTIZERS, quantize
+model = hub(NET, w=WEIGHT)
+theirs, ours = (one(model, data(), QuantizeOptions()) for one in (QUANTIZERS.get("neural-compressor"), quantize))
+errors = []
+for made in (theirs, ours):
+    params = made.spec.constants[0].params
+    errors.append(float(((params.dequantize(params.quantize(WEIGHT)) - WEIGHT) ** 2).sum()))
+assert errors[0] <= errors[1] * (1 + 1e-5), errors
+assert theirs.spec.activations == ours.spec.activations
+assert theirs.spec.provenance["options"]["weights"] == "neural-compressor"
+"""
+
+
+@pytest.mark.slow
+def test_neural_compressor_in_an_environment_of_its_own() -> None:
+    """EDGEWRIGHT_PEERS_DIR: what ``python -m benchmarks.quantization --peers-dir`` made."""
+    python = Path(os.environ.get("EDGEWRIGHT_PEERS_DIR", "/nowhere")) / "inc" / "bin" / "python"
+    if not python.is_file():
+        pytest.skip("EDGEWRIGHT_PEERS_DIR names no folder with an environment that holds neural-compressor")
+    path = os.pathsep.join([str(Path(__file__).resolve().parents[3]), sysconfig.get_path("purelib")])
+    done = subprocess.run(
+        [str(python), "-c", IN_ITS_ENVIRONMENT],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr

@@ -287,3 +287,14 @@ g (float[1, 8, 16] x) => (float[1, 8, 16] y)
         "g (float[1, 8] x) => (float[1, 8] y) <int64[1] axes = {-1}> { m = ReduceMean(x, axes)  y = Sub(x, m) }"
     )
     assert all(d.precision is NodePrecision.INT8 for d in analyse(near_miss).decisions.values())
+
+
+def test_an_infinite_constant_keeps_its_node_in_float() -> None:
+    """Magika's exported softmax takes the maximum with minus infinity."""
+    least = np.array(-np.inf, np.float32)
+    model = hub("g (float[1, 6] x) => (float[1, 6] y) { m = Max(x, least) y = Mul(m, m) }", least=least)
+    found = analyse(model).decisions
+    assert {d.op_type: d.precision for d in found.values()} == {
+        "Max": NodePrecision.FLOAT32,
+        "Mul": NodePrecision.INT8,
+    }

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -12,11 +13,13 @@ import pytest
 from compiler.concluding import set_aside
 from compiler.errors import Refusal
 from compiler.gates import Gate
+from compiler.report.figure import Plot, short
 from compiler.report.html import render
-from compiler.report.plots import all_plots
+from compiler.report.plots import all_plots, p_value
 from compiler.report.schema import ArtifactReport, Report, choices
 from compiler.report.text import summary
 from compiler.report.write import write_report
+from compiler.verification.integer_kernels import FloatNode, Kernels
 from compiler.verification.metrics import Accuracy, Flips, Parity, StepAgreement
 
 
@@ -99,14 +102,114 @@ def test_the_page_stands_alone_and_escapes_names(report: Report) -> None:
     assert "net &lt;b&gt;" in html
     assert "script" not in page.tags
     assert page.links == []
-    assert page.tags.count("svg") == len(all_plots(report)) == 4
+    plots = all_plots(report)
+    assert page.tags.count("svg") == len(plots["artifacts"]) + len(plots["quantization"]) == 5
 
 
-def test_plots_are_well_formed_and_repeat_to_the_byte(report: Report) -> None:
-    first, second = all_plots(report), all_plots(report)
+def attempt(rung: str, sqnr_db: float, kept: bool, **more: object) -> dict[str, object]:
+    return {
+        "rung": rung,
+        "detail": f"how {rung} went",
+        "sqnr_db": sqnr_db,
+        "agreement": 0.98,
+        "weight_bytes": 2048,
+        "float_nodes": 0,
+        "seconds": 1.0,
+        "kept": kept,
+        "why": "+1.0 dB",
+        "pareto": kept,
+    } | more
+
+
+@pytest.fixture
+def told(report: Report) -> Report:
+    """With everything that INT8's section may hold."""
+    section = {
+        "scheme": "int8",
+        "sqnr_db": {"a": 40.0, "b": 12.0, "c": None},
+        "first_below_20_db": "b",
+        "worst_node": "b (Conv): 12.0 dB",
+        "held_out_samples": 64,
+        "ladder": [
+            attempt("start", 12.0, True),
+            attempt("bias correction", 11.0, False),
+            attempt("islands", 30.0, True),
+        ],
+        "sensitivity": [{"node": "b", "op_type": "Conv", "gain_db": 9.5, "gain_power": 0.1, "cost": 1200}],
+        "activations": [
+            {
+                "node": "b",
+                "sqnr_db": 12.0,
+                "low": -0.5,
+                "high": 2.0,
+                "observed_low": -1.0,
+                "observed_high": 3.0,
+                "counts": [5, 0, 90, 3],
+            }
+        ],
+        "saturated_share": {"b": 0.021},
+        "nodes_float": {"d": "Softmax: asked for"},
+    }
+    islands = (FloatNode("d", "Softmax", "planned in float"),)
+    kernels = Kernels({"QLinearConv": 9}, 2, islands, 2)
+    artifacts = (replace(report.artifacts[1], kernels=kernels), *report.artifacts)
+    return replace(report, quantization=section, artifacts=artifacts)
+
+
+def every_plot(report: Report) -> list[Plot]:
+    return [plot for section in all_plots(report).values() for plot in section]
+
+
+def test_plots_are_well_formed_and_repeat_to_the_byte(told: Report) -> None:
+    first, second = every_plot(told), every_plot(told)
     assert first == second
-    for _, svg in first:
-        assert ET.fromstring(svg).tag.endswith("svg")
+    assert len(first) == 9
+    for plot in first:
+        drawn = ET.fromstring(plot.svg)
+        assert drawn.tag.endswith("svg")
+        assert (drawn.get("role"), drawn.get("aria-label")) == ("img", plot.about)
+
+
+def test_plots_follow_the_pages_text_colour(told: Report) -> None:
+    """Black would vanish on a dark page, and matplotlib's white background would glare on it."""
+    for plot in every_plot(told):
+        assert "currentColor" in plot.svg
+        assert not re.findall(r"#000000|#010203|fill: ?#ffffff", plot.svg)
+
+
+def test_no_id_occurs_twice_on_the_page_with_another_meaning(told: Report) -> None:
+    """Ids that figures share by content are drawn alike; others would make one figure's clip another's."""
+    meaning: dict[str, str] = {}
+    for plot in every_plot(told):
+        for identifier, body in re.findall(r'<(?:clipPath|path) id="([^"]+)"(.*?)</?(?:clipPath|defs)', plot.svg, re.S):
+            assert meaning.setdefault(identifier, body) == body
+
+
+def test_the_page_tells_where_int8_goes_wrong(told: Report) -> None:
+    html = render(told)
+    assert "The first tensor that goes wrong</strong> is the output of <code>b</code>" in html
+    assert "QLinearConv 9" in html
+    assert "planned in float" in html
+    assert "prefers-color-scheme: dark" in html
+    sensitive = html.split("Sensitivity of 1 node,")[1]
+    assert "+9.50 dB" in sensitive
+
+
+def test_a_section_without_a_ladder_or_evidence_still_renders(told: Report) -> None:
+    html = render(replace(told, quantization={"scheme": "int8", "sqnr_db": {}}))
+    assert "Rescue ladder" not in html
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), ((0.0, "p < 0.001"), (0.0312, "p = 0.031"), (0.2266, "p = 0.23"), (1.0, "p = 1.00"))
+)
+def test_p_values_are_rounded_where_it_matters(p: float, text: str) -> None:
+    assert p_value(p) == text
+
+
+def test_a_long_name_keeps_its_end() -> None:
+    assert short("a" * 20 + "/" + "b" * 30) == "…" + "aa/" + "b" * 30
+    assert short("conv") == "conv"
 
 
 def test_nan_outputs_still_make_a_report(report: Report, tmp_path: Path) -> None:
