@@ -1,4 +1,6 @@
-"""`python -m benchmarks.delta_releases [--peers PYTHON] [--keep FOLDER] [--only int8]`: patches between releases of a MobileNetV2 of 2.2 million parameters.
+"""`python -m benchmarks.delta_releases [--peers PYTHON] [--keep FOLDER] [--only int8]`.
+
+Patches between releases of a MobileNetV2 of 2.2 million parameters.
 
 Trained on scikit-learn's digits, fine-tuned in four ways, and built like any release: batch norms folded, exported by our exporters
 as int8, float16 and float32, ONNX and TFLite. The floor is the order-0 entropy of each tensor's residuals (per exponent of the old
