@@ -1,9 +1,14 @@
-"""`python -m benchmarks.delta_releases [--peers PYTHON]`: patches between releases of a MobileNetV2 of 2.2 million parameters.
+"""`python -m benchmarks.delta_releases [--peers PYTHON] [--keep FOLDER] [--only int8]`.
+
+Patches between releases of a MobileNetV2 of 2.2 million parameters.
 
 Trained on scikit-learn's digits, fine-tuned in four ways, and built like any release: batch norms folded, exported by our exporters
 as int8, float16 and float32, ONNX and TFLite. The floor is the order-0 entropy of each tensor's residuals (per exponent of the old
 weight for floats), over the tensors that the codec finds. PYTHON is an interpreter of an environment that has bsdiff4, detools and
-hdiffpatch; zstd and xdelta3 are taken from the path. What is not installed is shown as "-".
+hdiffpatch; zstd and xdelta3 are taken from the path. What is not installed is shown as "-". FOLDER keeps the releases, so that a
+second run trains nothing.
+
+On float32 nearly every residual is distinct, and the floor is the entropy of the sample, which no code without the sample reaches.
 """
 
 from __future__ import annotations
@@ -49,6 +54,7 @@ DTYPES = {
     Kind.ORDERED32: np.dtype(np.float32),
     Kind.DIFF16: np.dtype(np.int16),
     Kind.DIFF32: np.dtype(np.int32),
+    Kind.BRAIN16: np.dtype(np.int16),
 }
 
 
@@ -118,7 +124,7 @@ def tuned(net: Any, kind: str) -> Any:
 
 def write(net: Any, folder: Path) -> dict[tuple[str, Precision], Path]:
     """The artifacts of one release."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     images, _ = pictures()
     hub = hub_of(net, images, folder)
     data = make_dataset({hub_inputs(hub)[0].name: images[:128]}, hub_inputs(hub), where="digits")
@@ -165,26 +171,46 @@ def peer_sizes(a: Path, b: Path, folder: Path, python: str | None) -> list[str]:
 
 
 def main() -> None:
-    import torch
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--peers", metavar="PYTHON", help="interpreter of an environment with bsdiff4, detools, hdiffpatch"
     )
-    python = parser.parse_args().peers
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where releases are kept and looked for")
+    parser.add_argument("--only", choices=[p.value for p in PRECISIONS], help="one precision")
+    chosen = parser.parse_args()
     columns = ["fine-tune", "stored as", "format", "full", "xz", *PEERS, "zstd", "xdelta3", "patch", "floor", "over"]
     print(f"| {' | '.join([*columns, 'encode s', 'decode MB/s'])} |\n|{'---|' * (len(columns) + 2)}")
-    torch.manual_seed(0)
-    net = mobilenet_v2(10)
-    net = fit(net, torch.optim.Adam(net.parameters(), 1e-3), slice(0, 900), 6, moving_norms=True)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        before = write(net, folder / "before")
-        for number, kind in enumerate(KINDS):
-            after = write(tuned(net, kind), folder / f"after{number}")
-            for (fmt, precision), new in after.items():
-                cells = measure(before[fmt, precision], new, folder, python if fmt == "onnx" else None)
-                print("| " + " | ".join([kind, precision.value, fmt, *cells]) + " |", flush=True)
+        folder = chosen.keep or Path(name)
+        made = releases(folder)
+        for kind in KINDS:
+            for (fmt, precision), new in made[kind].items():
+                if chosen.only in (None, precision.value):
+                    python = chosen.peers if fmt == "onnx" else None
+                    cells = measure(made["before"][fmt, precision], new, Path(name), python)
+                    print("| " + " | ".join([kind, precision.value, fmt, *cells]) + " |", flush=True)
+
+
+def releases(folder: Path) -> dict[str, dict[tuple[str, Precision], Path]]:
+    """The release before, and one of every kind of fine-tuning; those that ``folder`` has are taken from it."""
+    import torch
+
+    if not (folder / "complete").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(0)
+        net = mobilenet_v2(10)
+        net = fit(net, torch.optim.Adam(net.parameters(), 1e-3), slice(0, 900), 6, moving_norms=True)
+        for kind in ("before", *KINDS):
+            write(net if kind == "before" else tuned(net, kind), folder / kind)
+        (folder / "complete").touch()
+    return {
+        kind: {
+            (fmt, precision): folder / kind / f"net-{precision.value}{suffix}"
+            for precision in PRECISIONS
+            for fmt, suffix in FORMATS.items()
+        }
+        for kind in ("before", *KINDS)
+    }
 
 
 def measure(old: Path, new: Path, folder: Path, python: str | None) -> list[str]:

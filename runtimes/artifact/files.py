@@ -56,7 +56,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("w+b") as file:  # a delta reads back what it made
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -12,7 +12,7 @@ from pathlib import Path
 from compiler.errors import PublishError
 from compiler.publish.delta.coders import THOROUGH_BYTES, estimate, smallest
 from compiler.publish.delta.plan import Plan, candidate_plans
-from compiler.publish.delta.streams import streams_of
+from compiler.publish.delta.streams import Streams, streams_of
 from runtimes.artifact.delta import apply_delta, read_header
 from runtimes.artifact.delta.codecs import CODECS, codec_by_id
 from runtimes.artifact.delta.format import STREAM, Header, StreamRow, pack_header, pack_segments
@@ -51,8 +51,10 @@ def encode_delta(base: Path, new: Path, patch: Path) -> DeltaReport:
         StorageError: the patch cannot be written.
     """
     old_data, new_data = _read(base), _read(new)
-    plans = _promising(old_data, new_data, candidate_plans(old_data, new_data))
-    patches = {name: pack(old_data, new_data, plan) for name, plan in plans.items()}
+    patches = {
+        name: _packed(old_data, new_data, plan, streams)
+        for name, (plan, streams) in _promising(old_data, new_data, candidate_plans(old_data, new_data)).items()
+    }
     winner = min(patches, key=lambda name: len(patches[name]))
     _prove(base, patches[winner], len(new_data))
     write_atomic(patch, patches[winner])
@@ -70,19 +72,19 @@ def encode_delta(base: Path, new: Path, patch: Path) -> DeltaReport:
     )
 
 
-def _promising(base: bytes, new: bytes, plans: dict[str, Plan]) -> dict[str, Plan]:
+def _promising(base: bytes, new: bytes, plans: dict[str, Plan]) -> dict[str, tuple[Plan, Streams]]:
     """Coding is slow, estimating is not: all plans of small files, of larger ones the plan with the smallest estimate."""
+    made = {name: (plan, streams_of(base, new, plan)) for name, plan in plans.items()}
     if len(new) <= THOROUGH_BYTES:
-        return plans
-    sizes = {name: _estimate(base, new, plan) for name, plan in plans.items()}
+        return made
+    sizes = {name: _estimate(*found) for name, found in made.items()}
     log.debug("estimated sizes: %s", sizes)
     winner = min(sizes, key=lambda name: sizes[name])
-    return {winner: plans[winner]}
+    return {winner: made[winner]}
 
 
-def _estimate(base: bytes, new: bytes, plan: Plan) -> float:
-    streams = streams_of(base, new, plan).values()
-    return len(pack_segments(plan)) + sum(STREAM.size + estimate(*stream) for stream in streams)
+def _estimate(plan: Plan, streams: Streams) -> float:
+    return len(pack_segments(plan)) + sum(STREAM.size + estimate(*stream) for stream in streams.values())
 
 
 def _read(path: Path) -> bytes:
@@ -105,9 +107,13 @@ def _prove(base: Path, patch: bytes, result_bytes: int) -> None:
 
 def pack(base: bytes, new: bytes, plan: Plan) -> bytes:
     """The patch that says ``plan``, with the smallest coding of every stream."""
+    return _packed(base, new, plan, streams_of(base, new, plan))
+
+
+def _packed(base: bytes, new: bytes, plan: Plan, streams: Streams) -> bytes:
     rows: list[StreamRow] = []
     sections: list[bytes] = []
-    for stream, (raw, known) in sorted(streams_of(base, new, plan).items()):
+    for stream, (raw, known) in sorted(streams.items()):
         coded = smallest(stream, raw, known)
         rows.append(StreamRow(stream, CODECS.get(coded.codec).wire_id, coded.params, len(raw), len(coded.data)))
         sections.append(coded.data)

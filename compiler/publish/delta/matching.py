@@ -1,6 +1,6 @@
 """Copies for what lies between tensors: graph structure, names, padding. Greedy, exact, deterministic.
 
-A table maps every 16-byte word of the base's gaps to its first place; the new file is scanned, and a hit is extended both ways.
+A table maps 16-byte words of the base's gaps to its first place; the new file is scanned, and a hit is extended both ways.
 Not a suffix array (bsdiff): the gaps are small, and tensors, which are large, are never searched.
 """
 
@@ -13,6 +13,7 @@ from runtimes.artifact.delta.format import Kind, Segment
 WORD_BYTES = 16
 MIN_COPY_BYTES = 24  # a shorter copy costs more in the segment table than as literal
 MAX_SCAN_BYTES = 16 << 20  # a scan takes about a second per MiB
+MIN_STRIDE = 2  # every run of 17 bytes still holds a word of the table
 MAX_WORDS = 1 << 19  # of the table: about 60 MiB
 
 Span = tuple[int, int]  # start, end
@@ -31,7 +32,7 @@ class Matcher:
         self._base = base
         self._words: dict[bytes, int] = {}
         total = sum(end - start for start, end in gaps)
-        stride = max(1, -(-total // MAX_WORDS))
+        stride = max(MIN_STRIDE, -(-total // MAX_WORDS))
         for start, end in gaps:
             for offset in range(start, end - WORD_BYTES + 1, stride):
                 self._words.setdefault(base[offset : offset + WORD_BYTES], offset)
@@ -52,7 +53,7 @@ class Matcher:
                 position += 1
                 continue
             _add_literal(result, literal, position - back)
-            result.append(Segment(Kind.COPY, offset - back, size))
+            result.append(Segment(Kind.COPY, offset - back, size, position - back))
             literal = position = position - back + size
         _add_literal(result, literal, end)
         return result
@@ -81,4 +82,4 @@ class Matcher:
 
 def _add_literal(segments: list[Segment], start: int, end: int) -> None:
     if end > start:
-        segments.append(Segment(Kind.LITERAL, 0, end - start))
+        segments.append(Segment(Kind.LITERAL, 0, end - start, start))

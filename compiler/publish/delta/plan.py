@@ -2,81 +2,55 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from bisect import bisect_right
+from dataclasses import replace
 
+from compiler.publish.delta.choosing import Chooser
 from compiler.publish.delta.matching import Matcher, gaps_between
+from compiler.publish.delta.pairing import paired
 from compiler.publish.delta.walkers import TensorRange, find_tensors
-from runtimes.artifact.delta.format import Kind, Segment
-from runtimes.artifact.delta.residuals import Words, encode, words
-from runtimes.artifact.delta.tokens import split
+from runtimes.artifact.delta.format import Kind, Predictor, Segment
 
 Plan = list[Segment]
-MOST_SEGMENTS = 1 << 15  # of the format's limit: their table takes 4.5 MB of the decoder's 24
+MOST_SEGMENTS = 1 << 13  # their table takes 6.5 MB of the decoder's 24
 
 
 def candidate_plans(base: bytes, new: bytes) -> dict[str, Plan]:
-    """Plans by name: "full" (the base is not used), "tensors", and "aligned" where both files have one size."""
+    """Plans by name: "full" (the base is not used), "tensors", and "aligned" where both files have one size and
+    tensors are the smaller part."""
     plans: dict[str, Plan] = {"full": [Segment(Kind.LITERAL, 0, len(new))] if new else []}
     if not base or not new:
         return plans
-    tensors = _tensor_plan(base, new)
+    found = find_tensors(new)
+    tensors = _tensor_plan(base, new, found)
     if len(tensors) <= MOST_SEGMENTS:
         plans["tensors"] = tensors
-    if len(base) == len(new):
+    if len(base) == len(new) and 2 * sum(t.size for t in found) < len(new):
         plans["aligned"] = [Segment(Kind.DIFF8, 0, len(new))]
     return plans
 
 
-def _tensor_plan(base: bytes, new: bytes) -> Plan:
-    old_tensors, new_tensors = find_tensors(base), find_tensors(new)
+def _tensor_plan(base: bytes, new: bytes, new_tensors: list[TensorRange]) -> Plan:
+    old_tensors = find_tensors(base)
     matcher = Matcher(base, gaps_between([(t.offset, t.offset + t.size) for t in old_tensors], len(base)))
-    by_key = {(tensor.key, tensor.size): tensor for tensor in old_tensors}
+    pairs = paired(base, new, old_tensors, new_tensors)
+    chooser = Chooser(base, new, pairs, new_tensors)
     plan: Plan = []
     position = 0
     for tensor in new_tensors:
         plan += _gap_segments(base, new, position, tensor.offset, plan, matcher)
-        plan.append(_tensor_segment(base, new, by_key.get((tensor.key, tensor.size)), tensor))
+        plan.append(chooser.segment(tensor))
         position = tensor.offset + tensor.size
     plan += _gap_segments(base, new, position, len(new), plan, matcher)
-    return _merged(plan)
+    return _in_decoding_order(_merged(plan))
 
 
 def _gap_segments(base: bytes, new: bytes, start: int, end: int, plan: Plan, matcher: Matcher) -> Plan:
     """What lies between two tensors: the base's next bytes if they are the same, however few, else what the matcher finds."""
-    place = plan[-1].base + plan[-1].size if plan and plan[-1].kind is not Kind.LITERAL else 0
+    place = plan[-1].base + plan[-1].size if plan and plan[-1].reads_base else 0
     if start < end and base[place : place + end - start] == new[start:end]:
-        return [Segment(Kind.COPY, place, end - start)]
+        return [Segment(Kind.COPY, place, end - start, start)]
     return matcher.segments(new, start, end)
-
-
-def _tensor_segment(base: bytes, new: bytes, old: TensorRange | None, tensor: TensorRange) -> Segment:
-    """The cheapest way to say one tensor: copy, residual, or (by estimated entropy) literal."""
-    if old is None:
-        return Segment(Kind.LITERAL, 0, tensor.size)
-    before, after = (data[t.offset : t.offset + t.size] for data, t in ((base, old), (new, tensor)))
-    if before == after:
-        return Segment(Kind.COPY, old.offset, tensor.size)
-    now = words(after, tensor.kind)
-    residual = _residual_bits(encode(words(before, tensor.kind), now, tensor.kind))
-    if residual < sum(_plane_bits(plane) for plane in now.view(np.uint8).reshape(-1, now.itemsize).T):
-        return Segment(tensor.kind, old.offset, tensor.size)
-    return Segment(Kind.LITERAL, 0, tensor.size)
-
-
-def _residual_bits(residuals: Words) -> float:
-    """Order-0 entropy of bytes or of tokens, with the extra bits of those."""
-    if residuals.itemsize == 1:
-        return _plane_bits(residuals.astype(np.uint8))
-    tokens, _, counts = split(residuals)
-    return _plane_bits(tokens) + float(counts.sum())
-
-
-def _plane_bits(plane: NDArray[np.uint8]) -> float:
-    """-sum(n_i * log2(n_i / n))."""
-    counts = np.bincount(plane)
-    present = counts[counts > 0]
-    return float(-(present * np.log2(present / present.sum())).sum())
 
 
 def _merged(plan: Plan) -> Plan:
@@ -86,7 +60,23 @@ def _merged(plan: Plan) -> Plan:
         last = merged[-1] if merged else None
         follows = last is not None and last.kind is segment.kind and segment.kind in (Kind.COPY, Kind.LITERAL)
         if last is not None and follows and (segment.kind is Kind.LITERAL or last.base + last.size == segment.base):
-            merged[-1] = Segment(segment.kind, last.base, last.size + segment.size)
+            merged[-1] = replace(last, size=last.size + segment.size)
         else:
             merged.append(segment)
     return merged
+
+
+def _in_decoding_order(plan: Plan) -> Plan:
+    """What predictors read of the result comes before them: in the file's order wherever that allows it."""
+    starts = [s.result for s in plan]
+    wanted: set[int] = set()
+    for s in plan:
+        if s.predictor in (Predictor.RESCALE, Predictor.PRODUCT):
+            wanted.add(bisect_right(starts, s.right) - 1)
+        if s.predictor is Predictor.PRODUCT:
+            wanted.add(bisect_right(starts, s.left) - 1)
+
+    def rank(index: int) -> int:
+        return 2 if index not in wanted else int(plan[index].predictor is not Predictor.BASE)
+
+    return [plan[index] for index in sorted(range(len(plan)), key=rank)]

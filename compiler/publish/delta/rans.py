@@ -9,8 +9,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.artifact.delta.contexts import CONTEXTS
 from runtimes.artifact.delta.rans import (
+    CONTEXTS,
     LOW,
     MAX_LANES_LOG2,
     MAX_TABLES,
@@ -21,12 +21,15 @@ from runtimes.artifact.delta.rans import (
 )
 
 Symbols = NDArray[np.uint8]
-Contexts = NDArray[np.uint16]
+Contexts = NDArray[np.uint8]
 
 SYMBOL_COST_BITS = 7.0  # a count in a table, after LZMA2: measured 5 to 8
 BYTES_PER_LANE = 256  # a lane costs two to three bytes beyond the entropy: about one percent
+SMALL_BYTES_PER_LANE, SMALL_LANES = (
+    48,
+    16,
+)  # a small stream may lose more of itself: a step costs 10 us, however few lanes
 SYMBOLS_PER_LANE = 8192  # ... unless almost everything is zero: then decoding speed decides
-MAX_CONTEXTS_TO_MERGE = 1024
 _CODED_COUNTS = counts_of(np.arange(256, dtype=np.uint8))
 
 
@@ -71,7 +74,8 @@ def encode_rans(symbols: Symbols, contexts: Contexts, model: Model) -> tuple[int
 
 def lanes_log2(bits: float, count: int) -> int:
     """Lanes for ``count`` symbols that take ``bits``."""
-    wanted = max(bits / 8 / BYTES_PER_LANE, count / SYMBOLS_PER_LANE, 1)
+    size = bits / 8
+    wanted = max(size / BYTES_PER_LANE, min(size / SMALL_BYTES_PER_LANE, SMALL_LANES), count / SYMBOLS_PER_LANE, 1)
     return min(round(float(np.log2(wanted))), MAX_LANES_LOG2)
 
 
@@ -107,10 +111,6 @@ def _counts(symbols: Symbols, contexts: Contexts) -> tuple[NDArray[np.int64], ND
 
 def _merge(counts: NDArray[np.float64]) -> NDArray[np.int64]:
     """Group index [k] of every row: neighbours are joined, the cheapest pair first, until each table earns its cost."""
-    while len(counts) > MAX_CONTEXTS_TO_MERGE:  # halve first: the pairwise search below is quadratic
-        half = -(-len(counts) // 2)
-        padded = np.vstack([counts, np.zeros((2 * half - len(counts), 256))])
-        return np.repeat(_merge(padded.reshape(half, 2, 256).sum(axis=1)), 2)[: len(counts)]
     rows, sizes = list(counts), [1] * len(counts)
     alone = [_cost(row) for row in rows]
     joined = [_cost(a + b) for a, b in pairwise(rows)]

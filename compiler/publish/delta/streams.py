@@ -1,56 +1,50 @@
-"""What a plan puts into each stream: literals, tokens with what the decoder knows of them, extra bits."""
+"""What a plan puts into each stream: literals, tokens with what the decoder knows of them, extra bits, classes, ratios."""
 
 from __future__ import annotations
+
+from collections import defaultdict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.publish.delta.pieces import Piece, piece
 from compiler.publish.delta.plan import Plan
 from compiler.publish.delta.rans import Contexts
-from runtimes.artifact.delta.contexts import contexts
-from runtimes.artifact.delta.format import ORDERED, WIDTH, Kind, Segment, stream_id
-from runtimes.artifact.delta.residuals import encode, words
+from runtimes.artifact.delta.format import CLASSES, RATIOS, WIDTH, Kind, stream_id
 from runtimes.artifact.delta.tokens import split
 
 Stream = tuple[bytes, Contexts | None]
-_Extra = tuple[NDArray[np.int64], NDArray[np.int64]]  # extra bits, how many
+Streams = dict[int, Stream]  # by id
 
 
 def streams_of(base: bytes, new: bytes, plan: Plan) -> dict[int, Stream]:
-    """Contents by stream id. A stream of extra bits that would be empty is left out."""
-    after = dict(zip(_starts(plan), plan, strict=True))
-    found: dict[int, Stream] = {}
-    for kind in sorted({segment.kind for segment in plan} - {Kind.COPY}):
-        of_kind = {start: segment for start, segment in after.items() if segment.kind is kind}
-        if kind is Kind.LITERAL:
-            found[stream_id(kind)] = b"".join(new[start : start + s.size] for start, s in of_kind.items()), None
-        else:
-            found |= _residual_streams(base, new, kind, of_kind)
+    """Contents by stream id. A stream that would be empty is left out."""
+    parts: dict[int, list[bytes]] = defaultdict(list)
+    pieces: dict[Kind, list[Piece]] = defaultdict(list)
+    for segment in plan:
+        if segment.kind is Kind.LITERAL:
+            parts[stream_id(Kind.LITERAL)].append(new[segment.result : segment.result + segment.size])
+        elif segment.kind in WIDTH:
+            made = piece(base, new, segment)
+            pieces[segment.kind].append(made)
+            parts[CLASSES].append(made.classes.tobytes())
+            if made.steps is not None:
+                parts[RATIOS].append(made.steps.astype("<i2").tobytes())
+    found: dict[int, Stream] = {stream: (b"".join(data), None) for stream, data in parts.items()}
+    for kind, of_kind in pieces.items():
+        found |= _residual_streams(kind, of_kind)
     return found
 
 
-def _starts(plan: Plan) -> list[int]:
-    ends = np.cumsum([0, *(segment.size for segment in plan)])
-    return [int(end) for end in ends[:-1]]
-
-
-def _residual_streams(base: bytes, new: bytes, kind: Kind, segments: dict[int, Segment]) -> dict[int, Stream]:
-    tokens: list[NDArray[np.uint8]] = []
-    known: list[Contexts] = []
-    extra: list[_Extra] = []
-    for index, (start, segment) in enumerate(segments.items()):
-        before = words(base[segment.base : segment.base + segment.size], kind)
-        residuals = encode(before, words(new[start : start + segment.size], kind), kind)
-        known.append(contexts(before, index, floats=kind in ORDERED))
-        token, bits, count = split(residuals) if WIDTH[kind] > 1 else (residuals.astype(np.uint8), *_NONE)
-        tokens.append(token)
-        extra.append((bits[count > 0], count[count > 0]))
-    found: dict[int, Stream] = {stream_id(kind): (np.concatenate(tokens).tobytes(), np.concatenate(known))}
-    packed = _packed(*(np.concatenate(column) for column in zip(*extra, strict=True)))
+def _residual_streams(kind: Kind, pieces: list[Piece]) -> dict[int, Stream]:
+    residuals = np.concatenate([made.residuals for made in pieces])
+    contexts = np.concatenate([made.contexts for made in pieces])
+    if WIDTH[kind] == 1:
+        return {stream_id(kind): (residuals.tobytes(), contexts)}
+    tokens, bits, counts = split(residuals)
+    packed = _packed(bits[counts > 0], counts[counts > 0])
+    found: dict[int, Stream] = {stream_id(kind): (tokens.tobytes(), contexts)}
     return found | ({stream_id(kind, 1): (packed, None)} if packed else {})
-
-
-_NONE: _Extra = (np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 def _packed(bits: NDArray[np.int64], counts: NDArray[np.int64]) -> bytes:

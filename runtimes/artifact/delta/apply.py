@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
 from runtimes.artifact.delta.codecs import Decoder, Source, codec_by_id, damaged
-from runtimes.artifact.delta.contexts import contexts
-from runtimes.artifact.delta.format import (
-    HEADER,
-    MAX_STREAMS,
-    ORDERED,
-    STREAM,
-    WIDTH,
-    Header,
-    Kind,
-    Segment,
-    stream_id,
-    unpack_header,
-    unpack_segments,
-)
-from runtimes.artifact.delta.residuals import Words, decode, words
-from runtimes.artifact.delta.tokens import BitReader
+from runtimes.artifact.delta.decoding import Decoding, read_at
+from runtimes.artifact.delta.format import HEADER, MAX_STREAMS, STREAM, Header, unpack_header, unpack_segments
 from runtimes.artifact.files import atomic_write, sha256_file
 from runtimes.errors import DeltaBaseMismatch, DeltaError, StorageError
-
-CHUNK_BYTES = 1 << 15  # a multiple of every element width
 
 
 def read_header(patch: Path) -> Header:
@@ -59,17 +42,20 @@ def apply_delta(base: Path, patch: Path, destination: Path, *, max_result_bytes:
         if header.result_size > max_result_bytes:
             raise damaged(f"its result has {header.result_size} bytes, at most {max_result_bytes} are allowed")
         _check_base(base, header)
-        segments = unpack_segments(_read_at(patch_file, header.size_bytes, header.table_bytes), header)
+        segments = unpack_segments(read_at(patch_file, header.size_bytes, header.table_bytes), header)
         decoders = _decoders(header, patch_file)
         base_file = stack.enter_context(_open(base))
-        digest = hashlib.sha256()
         with atomic_write(destination) as sink:
-            for chunk in _result(segments, base_file, decoders):
-                digest.update(chunk)
+            sink.truncate(header.result_size)
+            for position, chunk in Decoding(segments, base_file, sink, decoders).chunks():
+                sink.seek(position)
                 sink.write(chunk)
-            if digest.hexdigest() != header.result_sha256:
+            # Segments need not come in the file's order, so the digest is taken when all are there.
+            sink.seek(0)
+            digest = hashlib.file_digest(sink, "sha256").hexdigest()  # type: ignore[arg-type]  # readable, says typeshed not
+            if digest != header.result_sha256:
                 raise damaged("the result's digest is not the promised one")
-    return digest.hexdigest()
+    return digest
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -110,68 +96,8 @@ def _section(file: IO[bytes], start: int, size: int) -> Source:
 
     def read(count: int) -> bytes:
         nonlocal position
-        data = _read_at(file, position, min(count, end - position))
+        data = read_at(file, position, min(count, end - position))
         position += len(data)
         return data
 
     return read
-
-
-def _read_at(file: IO[bytes], offset: int, size: int) -> bytes:
-    file.seek(offset)
-    data = file.read(size)
-    if len(data) != size:
-        raise damaged(f"{size} bytes were expected at offset {offset}, {len(data)} are there")
-    return data
-
-
-def _result(segments: list[Segment], base: IO[bytes], decoders: dict[int, Decoder]) -> Iterator[bytes]:
-    residuals = {kind: _Residuals(kind, decoders) for kind in {segment.kind for segment in segments} & WIDTH.keys()}
-    for segment in segments:
-        make = _maker(segment.kind, base, decoders, residuals)
-        for start in range(0, segment.size, CHUNK_BYTES):
-            yield make(segment.base + start, min(CHUNK_BYTES, segment.size - start))
-
-
-def _maker(
-    kind: Kind, base: IO[bytes], decoders: dict[int, Decoder], residuals: dict[Kind, _Residuals]
-) -> Callable[[int, int], bytes]:
-    """A function from (offset in the base, bytes of the result) to those bytes, for the next segment of its kind."""
-    if kind is Kind.COPY:
-        return lambda offset, size: _read_at(base, offset, size)
-    if kind is Kind.LITERAL:
-        return lambda _offset, size: decoders[stream_id(kind)].read(size)
-    reader = residuals[kind]
-    reader.next_segment()
-
-    def residual(offset: int, size: int) -> bytes:
-        before = words(_read_at(base, offset, size), kind)
-        return decode(before, reader.read(before), kind).tobytes()
-
-    return residual
-
-
-class _Residuals:
-    """Reads one kind's residuals: tokens in the context of the base, and the extra bits of elements wider than a byte."""
-
-    def __init__(self, kind: Kind, decoders: dict[int, Decoder]) -> None:
-        self._kind = kind
-        self._tokens = decoders[stream_id(kind)]
-        extra = decoders.get(stream_id(kind, 1))
-        self._bits = BitReader(extra.read if extra else _nothing, damaged)
-        self._index = -1
-
-    def next_segment(self) -> None:
-        self._index += 1
-
-    def read(self, before: Words) -> Words:
-        tokens = self._tokens.read(len(before), contexts(before, self._index, floats=self._kind in ORDERED))
-        if WIDTH[self._kind] == 1:
-            return words(tokens, self._kind)
-        return self._bits.join(tokens, WIDTH[self._kind])
-
-
-def _nothing(size: int) -> bytes:
-    if size:
-        raise damaged("tokens ask for extra bits, of which there is no stream")
-    return b""

@@ -26,7 +26,7 @@ Source = Callable[[int], bytes]
 
 
 class Decoder(Protocol):
-    def read(self, size: int, contexts: NDArray[np.uint16] | None = None) -> bytes:
+    def read(self, size: int, contexts: NDArray[np.uint8] | None = None) -> bytes:
         """Exactly ``size`` decompressed bytes. Raises DeltaError if the stream is damaged or ends before.
 
         ``contexts``: [size], what is known of each byte (contexts.py); only some codecs look at it.
@@ -81,7 +81,7 @@ class _StoredDecoder:
     def __init__(self, source: Source) -> None:
         self._source = source
 
-    def read(self, size: int, contexts: NDArray[np.uint16] | None = None) -> bytes:
+    def read(self, size: int, contexts: NDArray[np.uint8] | None = None) -> bytes:
         data = self._source(size)
         if len(data) != size:
             raise damaged("a stored stream ends early")
@@ -95,7 +95,7 @@ class _Stepwise:
         self._source = source
         self._decompressor = decompressor
 
-    def read(self, size: int, contexts: NDArray[np.uint16] | None = None) -> bytes:
+    def read(self, size: int, contexts: NDArray[np.uint8] | None = None) -> bytes:
         parts: list[bytes] = []
         while size:
             part = self._step(size)

@@ -1,9 +1,13 @@
-"""Contexts: which statistics a residual is coded with, known to both sides from the base alone.
+"""Contexts: which statistics a residual is coded with, known to both sides before the residual is.
 
-    context = 32 * min(index of the segment among those of its kind, 255) + class of the base's element
+The patch gives every segment, or every channel of one, a class: how large its residuals are, in half octaves. From it follow
 
-The class is the exponent for floats (a step of a training run is so many units in the last place of weights with one exponent),
-the upper five bits for bytes (a changed scale moves large values further), 0 for wider integers.
+    floats            clamp(class - 2 * exponent of the base's element, 0, 63)     the size in units in the last place
+    wider integers    min(class, 63)
+    bytes             4 * min(class, 15) + min(|base's element| >> 5, 3)           a changed scale moves large values further
+    rescaled bytes    64 + 4 * min(class, 15) + min(floor(8 * |fraction|), 3)      what rounding the prediction took away
+
+One context thus means one expected size, whichever tensor, channel or exponent it comes from: few tables serve all of them.
 """
 
 from __future__ import annotations
@@ -13,20 +17,40 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-CLASSES: Final = 32
-MAX_SEGMENT_INDEX: Final = 255
-CONTEXTS: Final = CLASSES * (MAX_SEGMENT_INDEX + 1)
-_EXPONENT_FLOOR: Final = 103  # float32: 2^-24 and below share class 0, 2^7 and above class 31
+from runtimes.artifact.delta.format import ORDERED, Kind
+
+SIZES: Final = 64  # contexts of words, two for each octave
+BYTE_CLASSES: Final = 16
+RESCALED: Final = 64
+# Exponents by kind: shift, mask, and the lowest: float32's weights below 2^-66 share an exponent.
+EXPONENTS: Final = {Kind.ORDERED16: (10, 31, 0), Kind.BRAIN16: (7, 255, 61), Kind.ORDERED32: (23, 255, 61)}
+
+Words = NDArray[np.unsignedinteger[Any]]
+Classes = NDArray[np.uint8]
 
 
-def contexts(base: NDArray[np.unsignedinteger[Any]], index: int, *, floats: bool) -> NDArray[np.uint16]:
-    """``base``: [n] words of 1, 2 or 4 bytes. Returns [n] contexts below CONTEXTS."""
-    first = CLASSES * min(index, MAX_SEGMENT_INDEX)
-    if base.itemsize == 1:
-        return (base >> np.uint8(3)).astype(np.uint16) + np.uint16(first)
-    if not floats:
-        return np.full(len(base), first, np.uint16)
-    if base.itemsize == 2:
-        return ((base >> np.uint16(10)) & np.uint16(31)).astype(np.uint16) + np.uint16(first)
-    exponent = ((base >> np.uint32(23)) & np.uint32(255)).astype(np.int16)
-    return np.clip(exponent - _EXPONENT_FLOOR, 0, CLASSES - 1).astype(np.uint16) + np.uint16(first)
+def exponents(base: Words, kind: Kind) -> NDArray[np.int16]:
+    """[n] exponents of float bits, from 0 on."""
+    shift, mask, lowest = EXPONENTS[kind]
+    raw = ((base >> base.dtype.type(shift)) & base.dtype.type(mask)).astype(np.int16)
+    found: NDArray[np.int16] = np.maximum(raw - np.int16(lowest), np.int16(0))
+    return found
+
+
+def contexts(base: Words, kind: Kind, classes: Classes) -> Classes:
+    """``base``: [n] words; ``classes``: [n], or [1] for all. Returns [n] contexts below CONTEXTS."""
+    if kind in ORDERED:
+        wide = classes.astype(np.int16) - 2 * exponents(base, kind)
+        return np.clip(wide, 0, SIZES - 1).astype(np.uint8)
+    if kind is Kind.DIFF8:
+        magnitude = np.abs(base.view(np.int8).astype(np.int16)).astype(np.uint8) >> 5
+        found: Classes = 4 * np.minimum(classes, BYTE_CLASSES - 1) + np.minimum(magnitude, 3)
+        return found
+    return np.broadcast_to(np.minimum(classes, SIZES - 1), base.shape)
+
+
+def rescaled_contexts(fraction: NDArray[np.float32], classes: Classes) -> Classes:
+    """``fraction``: [n], from -0.5 to 0.5, what rounding took away from the prediction."""
+    part = np.minimum((np.abs(fraction) * np.float32(8)).astype(np.uint8), 3)
+    found: Classes = RESCALED + 4 * np.minimum(classes, BYTE_CLASSES - 1) + part
+    return found

@@ -2,8 +2,8 @@
 
 Symbol i of a stream belongs to lane i mod L. A lane's state x in [2^16, 2^32) decodes one symbol as
 
-    slot = x mod 2^14;  s = the symbol whose range [start_s, start_s + freq_s) holds slot
-    x = freq_s * (x >> 14) + slot - start_s;  if x < 2^16: x = x << 16 | next 16-bit word
+    slot = x mod 2^12;  s = the symbol whose range [start_s, start_s + freq_s) holds slot
+    x = freq_s * (x >> 12) + slot - start_s;  if x < 2^16: x = x << 16 | next 16-bit word
 
 Source: J. Duda, "Asymmetric numeral systems", arXiv:1311.2540; F. Giesen, "Interleaved entropy coders", arXiv:1402.3392.
 docs/formats/delta.md describes the bytes. The encoder is compiler/publish/delta/rans.py.
@@ -18,10 +18,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.artifact.delta.contexts import CONTEXTS
 from runtimes.errors import DeltaError
 
-PRECISION: Final = 14
+CONTEXTS: Final = 128  # contexts.py makes them
+PRECISION: Final = 12
 SLOTS: Final = 1 << PRECISION
 LOW: Final = 1 << 16  # states stay at or above
 MAX_LANES_LOG2: Final = 12
@@ -30,6 +30,8 @@ MODEL_FILTERS: Final[list[dict[str, Any]]] = [
     {"id": lzma.FILTER_LZMA2, "dict_size": 1 << 16, "lc": 0, "lp": 0, "pb": 0}
 ]
 WORDS_PER_READ: Final = 1 << 15
+_SLOT, _SHIFT, _ONE = np.uint32(SLOTS - 1), np.uint32(PRECISION), np.uint32(1)
+_LOW, _WORD = np.uint32(LOW), np.uint32(16)
 
 Fail = Callable[[str], DeltaError]
 
@@ -43,8 +45,8 @@ def unpack_params(params: int, fail: Fail) -> tuple[int, int]:
 
 
 def memory_bytes(lanes: int, tables: int) -> int:
-    """Symbols by slot; ranges and what they are made from; the context map; states and a step's arrays; words read ahead."""
-    return tables * (SLOTS + 256 * 64) + CONTEXTS * 10 + lanes * 96 + WORDS_PER_READ * 10
+    """The tables and what they are made from; the context map; states and a step's arrays; words read ahead."""
+    return tables * (SLOTS * 8 + 256 * 64) + SLOTS * 32 + CONTEXTS * 16 + lanes * 96 + WORDS_PER_READ * 10
 
 
 def counts_of(codes: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -54,9 +56,9 @@ def counts_of(codes: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def frequencies(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[tables, 256] counts to frequencies that sum to 2^14 per table.
+    """[tables, 256] counts to frequencies that sum to 2^12 per table.
 
-    freq = 1 + floor(count * (2^14 - n) / sum) for the n counts above zero; what is missing goes to the first largest count.
+    freq = 1 + floor(count * (2^12 - n) / sum) for the n counts above zero; what is missing goes to the first largest count.
     Every table must have a count above zero.
     """
     present = counts > 0
@@ -67,52 +69,60 @@ def frequencies(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return scaled
 
 
+def packed_tables(freq: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """[tables, 256] frequencies to [tables * 4096] words: all that a step needs lies in one, so that it looks up once.
+
+    Bits 0 to 11: slot - start of its symbol; 12 to 23: frequency - 1; 24 to 31: the symbol.
+    """
+    return np.concatenate([_packed_table(row) for row in freq])
+
+
+def _packed_table(freq: NDArray[np.int64]) -> NDArray[np.uint32]:
+    word = np.arange(256) << 24 | np.maximum(freq - 1, 0) << PRECISION
+    offset = np.arange(SLOTS) - np.repeat(np.cumsum(freq) - freq, freq)
+    packed: NDArray[np.uint32] = (np.repeat(word, freq) | offset).astype(np.uint32)
+    return packed
+
+
 class RansDecoder:
     """Reads the model at once, the words as needed. Damage raises what ``fail`` makes."""
 
     def __init__(self, read: Callable[[int], bytes], params: int, fail: Fail) -> None:
         self._read, self._fail = read, fail
         self._lanes, tables = unpack_params(params, fail)
-        self._map, freq = self._model(tables)
-        start = np.cumsum(freq, axis=1) - freq
-        symbols = np.tile(np.arange(256, dtype=np.uint8), tables)
-        self._symbols = np.repeat(symbols, freq.reshape(-1))
-        self._freq, self._start = freq.reshape(-1).astype(np.uint32), start.reshape(-1).astype(np.uint32)
+        mapped, freq = self._model(tables)
+        self._first = (mapped << PRECISION).astype(np.uint32)  # slot of each context's table
+        self._table = packed_tables(freq)
         self._states = np.frombuffer(self._exactly(4 * self._lanes), "<u4").astype(np.uint32)
         self._lane = 0
         self._words = np.zeros(0, np.uint32)
         self._used = 0
 
-    def read(self, size: int, contexts: NDArray[np.uint16] | None = None) -> bytes:
+    def read(self, size: int, contexts: NDArray[np.uint8] | None = None) -> bytes:
         """``contexts``: [size], the context of every symbol; None is context 0 for all."""
-        table = self._map[contexts] if contexts is not None else np.full(size, self._map[0])
-        slots, rows = table << PRECISION, table << 8
-        out = np.empty(size, np.uint8)
+        first = self._first.take(contexts) if contexts is not None else np.full(size, self._first[0])
+        found = np.empty(size, np.uint32)
         position = 0
         while position < size:
             count = min(self._lanes - self._lane, size - position)
-            out[position : position + count] = self._step(
-                slots[position : position + count], rows[position : position + count]
-            )
+            self._step(first[position : position + count], found[position : position + count])
             position += count
-        return out.tobytes()
+        return (found >> np.uint32(24)).astype(np.uint8).tobytes()
 
-    def _step(self, slots: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """One symbol of each of the next lanes; ``slots`` and ``rows``, [lanes]: where each one's table begins."""
-        count = len(slots)
+    def _step(self, first: NDArray[np.uint32], found: NDArray[np.uint32]) -> None:
+        """One symbol of each of the next lanes. ``first``: [lanes], where each one's table begins; ``found`` receives."""
+        count = len(first)
         state = self._states[self._lane : self._lane + count]
-        slot = state & np.uint32(SLOTS - 1)
-        found = self._symbols.take(slots + slot)
-        row = rows + found
-        state >>= np.uint32(PRECISION)
-        state *= self._freq.take(row)
-        state += slot
-        state -= self._start.take(row)
-        low = (state < LOW).nonzero()[0]
+        first += state & _SLOT
+        # Every index is below the table's size; "clip" only spares take a copy of its output.
+        self._table.take(first, out=found, mode="clip")
+        state >>= _SHIFT
+        state *= ((found >> _SHIFT) & _SLOT) + _ONE
+        state += found & _SLOT
+        low = (state < _LOW).nonzero()[0]
         if low.size:
-            state[low] = (state[low] << np.uint32(16)) | self._next(low.size)
+            state[low] = (state.take(low) << _WORD) | self._next(low.size)
         self._lane = (self._lane + count) % self._lanes
-        return found
 
     def _next(self, count: int) -> NDArray[np.uint32]:
         if self._used + count > len(self._words):

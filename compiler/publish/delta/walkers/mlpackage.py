@@ -1,4 +1,4 @@
-"""Core ML packages as stored zips: the blobs of weight.bin, and tensors of other models inside.
+"""Stored zips: the blobs of a Core ML package's weight.bin, and ONNX models with external data.
 
 Source: MILBlob/Blob/StorageFormat.hpp in coremltools: a 64-byte storage header (count u32, version u32), then per blob a
 64-byte, 64-byte aligned record (sentinel u32, type u32, bytes u64, offset of the data u64) followed by its aligned data.
@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 
 from compiler.publish.delta.walkers.base import TensorRange
+from compiler.publish.delta.walkers.onnx import walk_onnx
 from runtimes.artifact.delta.format import Kind
 
 _SENTINEL = 0xDEADBEEF
@@ -23,7 +24,9 @@ _LOCAL_NAME_LENGTH = 26  # offset of the two lengths in a zip's local header, wh
 _KINDS = {
     1: Kind.ORDERED16,  # Float16
     2: Kind.ORDERED32,  # Float32
-    5: Kind.ORDERED16,  # BFloat16
+    5: Kind.BRAIN16,  # BFloat16
+    8: Kind.DIFF4,  # Int4, two in each byte
+    11: Kind.DIFF4,  # UInt4
     6: Kind.DIFF16,  # Int16
     7: Kind.DIFF16,  # UInt16
     14: Kind.DIFF32,  # Int32
@@ -32,11 +35,20 @@ _KINDS = {
 
 
 def walk_zip(data: bytes) -> list[TensorRange]:
-    """Blobs of every stored ``weight.bin``. Raises ValueError for a zip that does not hold together."""
+    """Blobs of every stored ``weight.bin``, tensors of every stored ``.onnx`` with the external data beside it.
+
+    Raises ValueError for a zip that does not hold together.
+    """
+    entries = list(_stored_entries(data))
+    places = {name: (start, size) for name, start, size in entries}
     found: list[TensorRange] = []
-    for name, start, size in _stored_entries(data):
+    for name, start, size in entries:
         if name.endswith("weight.bin"):
             found.extend(_blobs(data, start, size, name))
+        elif name.endswith(".onnx"):
+            folder = name[: name.rfind("/") + 1]
+            beside = {n.removeprefix(folder): place for n, place in places.items() if n.startswith(folder)}
+            found.extend(walk_onnx(data, start, start + size, beside))
     return found
 
 

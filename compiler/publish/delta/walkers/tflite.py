@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 
 from compiler.publish.delta.walkers.base import TensorRange
 from runtimes.artifact.delta.format import Kind
 
 _SUBGRAPHS, _BUFFERS = 2, 4  # Model
 _TENSORS = 0  # SubGraph
-_TYPE, _BUFFER, _NAME, _QUANTIZATION = 1, 2, 3, 4  # Tensor
-_SCALE = 2  # QuantizationParameters
+_SHAPE, _TYPE, _BUFFER, _NAME, _QUANTIZATION = 0, 1, 2, 3, 4  # Tensor
+_SCALE, _AXIS = 2, 6  # QuantizationParameters
 _DATA, _OFFSET, _SIZE = 0, 1, 2  # Buffer: inline data, or a place behind the flatbuffer (above 2 GB)
 
-# TensorType; everything else (INT8, UINT8, INT4 pairs, BOOL, INT64) is compared byte by byte.
+# TensorType; everything else (INT8, UINT8, BOOL, INT64) is compared byte by byte.
 _KINDS = {
     0: Kind.ORDERED32,  # FLOAT32
     1: Kind.ORDERED16,  # FLOAT16
-    18: Kind.ORDERED16,  # BFLOAT16
+    18: Kind.BRAIN16,  # BFLOAT16
+    17: Kind.DIFF4,  # INT4, two in each byte
     2: Kind.DIFF32,  # INT32
     15: Kind.DIFF32,  # UINT32
     7: Kind.DIFF16,  # INT16
@@ -85,16 +87,35 @@ def walk_tflite(data: bytes) -> list[TensorRange]:
         for tensor in subgraph.tables(_TENSORS):
             start, size = tensor.vector(_NAME, 1)
             key = f"{graph}:{data[start : start + size].decode('utf-8', 'replace')}"
-            kind = _KINDS.get(tensor.scalar(_TYPE, "<b"), Kind.DIFF8)
-            buffer = tensor.scalar(_BUFFER, "<I")
-            if buffer < len(buffers):
-                offset, size = _contents(buffers[buffer])
-                found.setdefault(offset, TensorRange.of(f"{key}:{kind.name}", offset, size, kind))
-            quantization = tensor.child(_QUANTIZATION)
-            if quantization is not None:
-                offset, count = quantization.vector(_SCALE, 4)
-                found.setdefault(offset, TensorRange.of(f"{key}:scale", offset, 4 * count, Kind.ORDERED32))
+            scales = _scales(tensor, f"{key}:scale")
+            if scales is not None:
+                found.setdefault(scales.offset, scales)
+            contents = _constant(data, tensor, buffers, key)
+            if contents is not None:
+                axis = (tensor.child(_QUANTIZATION) or tensor).scalar(_AXIS, "<i") if scales is not None else 0
+                linked = scales is not None and axis < max(len(contents.dims), 1)
+                kept = replace(contents, axis=axis, scale=f"{key}:scale") if linked else contents
+                found.setdefault(contents.offset, kept)
     return list(found.values())
+
+
+def _scales(tensor: Table, key: str) -> TensorRange | None:
+    quantization = tensor.child(_QUANTIZATION)
+    if quantization is None:
+        return None
+    offset, count = quantization.vector(_SCALE, 4)
+    return TensorRange.of(key, offset, 4 * count, Kind.ORDERED32) if count else None
+
+
+def _constant(data: bytes, tensor: Table, buffers: list[Table], key: str) -> TensorRange | None:
+    buffer = tensor.scalar(_BUFFER, "<I")
+    if buffer >= len(buffers):
+        return None
+    kind = _KINDS.get(tensor.scalar(_TYPE, "<b"), Kind.DIFF8)
+    offset, size = _contents(buffers[buffer])
+    start, rank = tensor.vector(_SHAPE, 4)
+    dims = struct.unpack_from(f"<{rank}i", data, start)
+    return TensorRange.of(f"{key}:{kind.name}", offset, size, kind, dims) if size else None
 
 
 def _contents(buffer: Table) -> tuple[int, int]:

@@ -187,3 +187,27 @@ def test_a_folder_or_a_missing_file_is_refused(tmp_path: Path) -> None:
         with pytest.raises(PublishError):
             encode_delta(tmp_path / "a", wrong, tmp_path / "patch")
     assert not (tmp_path / "patch").exists()
+
+
+def test_renamed_and_reordered_tensors_are_found_by_content_and_likeness(tmp_path: Path) -> None:
+    random = np.random.default_rng(7)
+    old = {f"w{n}": random.normal(0, 0.1, 3000).astype(np.float32) for n in range(5)}
+    tuned = {name: w + np.float32(1e-6) * random.integers(-3, 4, 3000).astype(np.float32) for name, w in old.items()}
+    same = _encode(tmp_path, _net(old), _net(tuned)).size_bytes
+    renamed = {f"net/{name}": tuned[name] for name in reversed(tuned)}
+    assert _encode(tmp_path, _net(old), _net(renamed)).size_bytes < same + 400
+    assert _encode(tmp_path, _net(old), _net({f"net/{n}": old[n] for n in reversed(old)})).size_bytes < 800
+
+
+def test_external_data_in_an_archive_is_found(tmp_path: Path) -> None:
+    random = np.random.default_rng(8)
+    weight = random.normal(0, 0.1, 5000).astype(np.float32)
+    for stem, noise in (("a", 0.0), ("b", 1e-6)):
+        (tmp_path / stem).mkdir()
+        model = onnx.load_from_string(_net({"w": weight + np.float32(noise)}))
+        onnx.save(model, tmp_path / stem / "net.onnx", save_as_external_data=True, location="net.bin", size_threshold=0)
+        pack_folder(tmp_path / stem, tmp_path / f"{stem}.zip")
+    old, new = ((tmp_path / f"{stem}.zip").read_bytes() for stem in "ab")
+    [tensor] = find_tensors(old)
+    assert old[tensor.offset : tensor.offset + tensor.size] == weight.tobytes() and tensor.kind is Kind.ORDERED32
+    assert _encode(tmp_path, old, new).codec.startswith("tensors/")

@@ -16,15 +16,19 @@ from hypothesis import strategies as st
 from runtimes.artifact.delta import apply_delta, read_header
 from runtimes.artifact.delta.codecs import lzma_filters
 from runtimes.artifact.delta.format import (
+    CLASSES,
     HEADER,
+    MAX_CHANNELS,
     MAX_SEGMENTS,
     STREAM,
     Header,
     Kind,
+    Predictor,
     Segment,
     StreamRow,
     pack_header,
     pack_segments,
+    stream_sizes,
 )
 from runtimes.errors import DeltaBaseMismatch, DeltaError, StorageError
 
@@ -56,8 +60,12 @@ def _lzma(data: bytes) -> bytes:
 
 
 RESULT = BASE[100:200] + b"hello" + bytes((b + 1) % 256 for b in BASE[:50])
-GOOD_SEGMENTS = [Segment(Kind.COPY, 100, 100), Segment(Kind.LITERAL, 0, 5), Segment(Kind.DIFF8, 0, 50)]
-GOOD_SECTIONS = {4: (0, 0, b"hello", 5), 8: (1, PARAMS, _lzma(b"\x02" * 50), 50)}
+GOOD_SEGMENTS = [
+    Segment(Kind.DIFF8, 0, 50, 105),  # decoding order is not the file's
+    Segment(Kind.COPY, 100, 100, 0),
+    Segment(Kind.LITERAL, 0, 5, 100),
+]
+GOOD_SECTIONS = {4: (0, 0, b"hello", 5), 8: (1, PARAMS, _lzma(b"\x02" * 50), 50), CLASSES: (0, 0, b"\x08", 1)}
 GOOD = _patch(GOOD_SEGMENTS, RESULT, GOOD_SECTIONS)
 
 
@@ -144,21 +152,55 @@ def test_a_bomb_does_not_unfold(base: Path) -> None:
     assert peak < 4 << 20
 
 
+SCALED = {"predictor": Predictor.RESCALE, "channels": 5, "inner": 31}
+
+
 @pytest.mark.parametrize(
     "segments",
     [
         [Segment(Kind.COPY, len(BASE) - 10, 155)],
         [Segment(Kind.COPY, 2**62, 155)],
-        [Segment(Kind.DIFF16, 0, 155), Segment(Kind.COPY, 0, 1)],
+        [Segment(Kind.COPY, -1, 155)],
+        [Segment(Kind.DIFF16, 0, 155), Segment(Kind.COPY, 0, 1, 155)],
         [Segment(Kind.COPY, 0, 154)],
-        [Segment(Kind.COPY, 0, 155), Segment(Kind.COPY, 0, 0)],
-        [Segment(Kind.COPY, 0, 155), Segment(Kind.COPY, 0, 2**63)],
+        [Segment(Kind.COPY, 0, 155), Segment(Kind.COPY, 0, 0, 155)],
+        [Segment(Kind.COPY, 0, 155), Segment(Kind.COPY, 0, 2**63, 155)],
+        [Segment(Kind.COPY, 0, 100), Segment(Kind.COPY, 0, 100, 55)],
+        [Segment(Kind.COPY, 0, 100), Segment(Kind.COPY, 0, 50, 105)],
+        [Segment(Kind.COPY, 0, 155, -1)],
+        [Segment(Kind.COPY, 0, 155, 0, per_channel=True)],
+        [Segment(Kind.COPY, 0, 155, 0, channels=2)],
         [Segment(Kind.LITERAL, 0, 155)],
+        [Segment(Kind.DIFF8, 0, 155, channels=156)],
+        [Segment(Kind.DIFF8, 0, 155, inner=0)],
+        [Segment(Kind.DIFF8, 0, 155, left=len(BASE) - 19, **SCALED)],
+        [Segment(Kind.DIFF8, 0, 155, right=155 - 19, **SCALED)],
+        [Segment(Kind.DIFF8, 0, 155, right=-1, **SCALED)],
+        [Segment(Kind.ORDERED16, 0, 154, **SCALED), Segment(Kind.COPY, 0, 1, 154)],
+        [Segment(Kind.DIFF8, 0, 155, predictor=Predictor.RATIO)],
+        [Segment(Kind.ORDERED32, 0, 152, right=153, predictor=Predictor.PRODUCT), Segment(Kind.COPY, 0, 3, 152)],
         [],
     ],
 )
 def test_an_absurd_segment_table_is_refused(base: Path, segments: list[Segment]) -> None:
-    _refused(base, _patch(segments, RESULT, {}))
+    """By its own check: streams of the sizes that the segments ask for are there."""
+    sizes = stream_sizes(segments)
+    sections = {stream: (0, 0, bytes(min(size, 1000)), size) for stream, size in sizes.items() if size < 1000}
+    _refused(base, _patch(segments, RESULT, sections))
+
+
+def test_channels_cost_no_more_than_their_segment(base: Path) -> None:
+    """A channel's elements may be four thousand millions by the patch, and its count the most: little memory is taken."""
+    segment = Segment(Kind.DIFF8, 0, 155, 0, per_channel=True, channels=155, inner=2**32 - 1)
+    sections = {8: (0, 0, bytes(155), 155), CLASSES: (0, 0, bytes(156), 156)}
+    tracemalloc.start()
+    assert _apply(base, _patch([segment], BASE[:155], sections)).read_bytes() == BASE[:155]
+    too_many = Segment(Kind.DIFF8, 0, 155, 0, channels=MAX_CHANNELS + 1)
+    base.with_name("new").unlink()
+    _refused(base, _patch([too_many], BASE[:155], sections))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 << 20
 
 
 @pytest.mark.parametrize(
@@ -191,7 +233,7 @@ def test_too_much_decoder_memory_is_refused(base: Path) -> None:
 
 
 def test_a_later_version_is_refused_by_name(base: Path) -> None:
-    assert "version 3" in _refused(base, GOOD[:8] + b"\x03\x00" + GOOD[10:]).message
+    assert "version 4" in _refused(base, GOOD[:8] + b"\x04\x00" + GOOD[10:]).message
 
 
 def test_missing_files_and_a_missing_folder_are_typed(base: Path) -> None:
@@ -209,4 +251,4 @@ def test_the_header_tells_what_the_patch_is(base: Path) -> None:
     header = read_header(base.with_name("patch"))
     assert (header.base_size, header.result_size) == (len(BASE), len(RESULT))
     assert header.result_sha256 == hashlib.sha256(RESULT).hexdigest()
-    assert header.size_bytes == HEADER.size + 2 * STREAM.size
+    assert header.size_bytes == HEADER.size + 3 * STREAM.size

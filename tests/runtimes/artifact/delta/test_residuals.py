@@ -18,9 +18,10 @@ def test_decode_inverts_encode(kind: Kind, data: st.DataObject) -> None:
     dtype = np.dtype(f"<u{WIDTH[kind]}")
     count = data.draw(st.integers(1, 40))
     base, new = (data.draw(hnp.arrays(dtype, count)) for _ in range(2))
-    residuals = encode(base, new, kind)
+    mirrored = data.draw(st.sampled_from([None, np.arange(count) % 3 == 0])) if kind is not Kind.DIFF4 else None
+    residuals = encode(base, new, kind, mirrored)
     assert residuals.dtype == dtype
-    np.testing.assert_array_equal(decode(base, residuals, kind), new)
+    np.testing.assert_array_equal(decode(base, residuals, kind, mirrored), new)
 
 
 def test_all_float16_patterns_survive_on_each_other() -> None:
@@ -42,3 +43,9 @@ def test_neighbouring_floats_differ_by_one_step_also_across_zero() -> None:
 def test_int8_wraps() -> None:
     base, new = np.array([127, -128], np.int8), np.array([-128, 127], np.int8)
     np.testing.assert_array_equal(encode(base.view("u1"), new.view("u1"), Kind.DIFF8), [2, 1])
+
+
+def test_nibbles_wrap_by_themselves() -> None:
+    base, new = np.array([0x7F, 0x08], np.uint8), np.array([0x80, 0xF7], np.uint8)
+    # low: 15 -> 0 is +1, 8 -> 7 is -1; high: 7 -> 8 is +1, 0 -> 15 is -1
+    np.testing.assert_array_equal(encode(base, new, Kind.DIFF4), [0x22, 0x11])
