@@ -16,6 +16,7 @@ from compiler.importers.base import ImportOptions
 from compiler.importers.newer_operators import lower_newer_operators
 from compiler.importers.quantized import is_known, is_quantized, to_pairs
 from compiler.importers.unroll import unroll
+from compiler.importers.wide_floats import unreadable_bits, widen_floats
 from compiler.passes import clean_up
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
@@ -30,12 +31,13 @@ def to_hub(proto: onnx.ModelProto, options: ImportOptions) -> ir.Model:
 
     Raises:
         SourceError: free dimensions remain, or the opset cannot be converted.
-        UnsupportedModel: operators of other domains, other float types, data-dependent shapes.
+        UnsupportedModel: operators of other domains, data-dependent shapes.
     """
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
-    _refuse([*_foreign_operators(proto)])
+    _refuse([*_foreign_operators(proto), *unreadable_bits(proto)])
     _drop_weight_inputs(proto)
+    widen_floats(proto)
     if is_quantized(proto):
         proto = to_pairs(proto)
     fix_input_shapes(proto, options)
@@ -111,7 +113,7 @@ def fix_input_shapes(proto: onnx.ModelProto, options: ImportOptions) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in symbols:
                 dim.dim_value = symbols[dim.dim_param]
-    open_inputs = [_describe(value) for value in proto.graph.input if not _is_static(value)]
+    open_inputs = [_describe(v) for v in proto.graph.input if not _is_static(v) and 0 not in wanted.get(v.name, ())]
     if open_inputs:
         raise SourceError(
             f"Edge runtimes need static shapes, and these inputs have free ones: {', '.join(open_inputs)}.",
@@ -201,7 +203,7 @@ def _foreign_operators(proto: onnx.ModelProto) -> Iterator[Refusal]:
 def _unfit_values(model: ir.Model) -> Iterator[Refusal]:
     for node in model.graph:
         for value in (*node.inputs, *node.outputs):
-            if value is not None and value.dtype in _OTHER_FLOATS:
+            if node.op_type != "Cast" and value is not None and value.dtype in _OTHER_FLOATS:
                 reason = f"{value.name!r} is {value.dtype}, the hub is float32"
                 yield Refusal(node.name or "", node.op_type, reason, "import", "Export the model in float32.")
                 break

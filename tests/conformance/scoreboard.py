@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tests.conformance.judge import PASSED, REFUSED, ROOT, Result, judge_all, judge_named
+from tests.conformance.outside import counted
 from tests.conformance.peer import PEER, side_by_side
 from tests.conformance.suite import suite
 
@@ -62,7 +63,7 @@ def _peer_section(fmt: str, results: Sequence[Result]) -> list[str]:
 def render(fmt: str, results: Sequence[Result]) -> str:
     """The scoreboard as Markdown."""
     cases = {case.name: case for case in suite()}
-    left_out = Counter(case.unrepresentable for case in suite() if case.unrepresentable)
+    left_out = counted(suite(), fmt)
     floats = [r for r in results if cases[r.name].all_float and not cases[r.name].expanded]
     plain = [r for r in results if not cases[r.name].expanded]
     lines = [
@@ -84,9 +85,12 @@ def render(fmt: str, results: Sequence[Result]) -> str:
         _row("all, unexpanded", plain),
         _row("all, with the expanded forms", results),
         "",
-        f"{sum(left_out.values())} of the suite's {len(cases)} cases are left out: no edge format with fixed shapes can hold them.",
+        f"{sum(count for count, _ in left_out)} of the suite's {len(cases)} cases are outside: the format has no representation for",
+        "what they need, each counted under the first reason that applies (tests/conformance/outside.py).",
         "",
-        *[f"- {count}: {reason}" for reason, count in left_out.most_common()],
+        "| cases | outside because of |",
+        "|---|---|",
+        *[f"| {count} | {reason} |" for count, reason in left_out],
         "",
         *_failures(fmt, results),
         "## By opset",

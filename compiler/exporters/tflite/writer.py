@@ -32,6 +32,8 @@ _TYPES = {
     "int8": "INT8",
     "int4": "INT4",
     "float64": "FLOAT64",
+    "bfloat16": "BFLOAT16",
+    "uint4": "UINT4",
     "uint32": "UINT32",
     "uint16": "UINT16",
     "uint64": "UINT64",

@@ -138,12 +138,19 @@ def identity(context: LoweringContext, node: ir.Node) -> None:
     context.alias(node.outputs[0], attr.first(node))
 
 
+# fmt: off
+CAST_TYPES = (
+    "float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "uint16", "uint32", "bool", "int4",
+    "uint4",
+)
+# fmt: on
+
+
 @lowers("Cast")
 def cast(context: LoweringContext, node: ir.Node) -> None:
     source, output = attr.first(node), node.outputs[0]
-    allowed = ("float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
-    need_type(source, allowed)
-    need_type(output, allowed)
+    need_type(source, CAST_TYPES)
+    need_type(output, CAST_TYPES)
     perm = any_order(context, source)
     tensor = context.read(source, perm)
     result = context.produce(output, perm)
