@@ -13,6 +13,7 @@ from compiler.decompose.bodies import inline_bodies, typed
 from compiler.errors import Refusal, SourceError, UnsupportedModel
 from compiler.hub import HUB_IR_VERSION, HUB_OPSET
 from compiler.importers.base import ImportOptions
+from compiler.importers.branches import select_branches
 from compiler.importers.newer_operators import lower_newer_operators
 from compiler.importers.quantized import is_known, is_quantized, to_pairs
 from compiler.importers.unroll import unroll
@@ -23,6 +24,7 @@ _DEFAULT_DOMAINS = ("", "ai.onnx")
 _POOLS = ("AveragePool", "MaxPool", "LpPool")
 # Functions that are inlined at import: onnx infers no shape for their results, or no format has the operator.
 _INLINED = ("MeanVarianceNormalization", "GroupNormalization", "DynamicQuantizeLinear")
+_CONTROL_FLOW = ("If", "Loop", "Scan")
 _OTHER_FLOATS = (ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
 
 
@@ -43,6 +45,8 @@ def to_hub(proto: onnx.ModelProto, options: ImportOptions) -> ir.Model:
     fix_input_shapes(proto, options)
     proto = _inline_functions(proto)
     model = clean_up(ir.from_proto(_drop_windows_in_padding(unroll(_convert_opset(proto)))))
+    if any(node.op_type in _CONTROL_FLOW for node in model.graph):  # what decides them may have become constant
+        model = clean_up(ir.from_proto(select_branches(unroll(ir.to_proto(model)))))
     _refuse([*_unfit_values(model)])
     return model
 

@@ -152,6 +152,25 @@ def gather_elements(b: Builder) -> None:
     b.output(b.op("Gather", rows, b.op("Add", b.op("Mul", wrapped, np.array(stride)), elsewhere)))
 
 
+@decomposes("GatherND")
+def batched_gather_nd(b: Builder) -> None:
+    """Rows of the input flattened behind batch and indexed axes, at places computed by integer arithmetic."""
+    indices, batch = b.operand(1), b.attribute("batch_dims", 0)
+    assert indices is not None
+    depth = indices.shape[-1]
+    indexed = b.x.shape[batch : batch + depth]
+    rows = b.reshape(b.x.name, [int(np.prod(b.x.shape[: batch + depth])), *b.x.shape[batch + depth :]])
+    number = b.op("Cast", indices.name, to=7)
+    sizes = np.asarray(indexed, np.int64)
+    strides = np.asarray([int(np.prod(indexed[i + 1 :], dtype=np.int64)) for i in range(depth)], np.int64)
+    wrapped = b.op("Where", b.op("Less", number, np.array(0)), b.op("Add", number, sizes), number)
+    last = np.asarray([len(indices.shape) - 1], np.int64)
+    flat = b.op("ReduceSum", b.op("Mul", wrapped, strides), last, keepdims=0)
+    first = np.arange(int(np.prod(b.x.shape[:batch], dtype=np.int64)), dtype=np.int64) * int(np.prod(indexed))
+    first = first.reshape([*b.x.shape[:batch], *[1] * (len(indices.shape) - 1 - batch)])
+    b.output(b.op("Gather", rows, b.op("Add", flat, first), axis=0))
+
+
 def _flat(indices: Array, axis: int, shape: tuple[int, ...]) -> Array:
     places = list(np.indices(indices.shape))
     places[axis] = np.where(indices < 0, indices + shape[axis], indices)

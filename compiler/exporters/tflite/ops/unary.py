@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -141,7 +141,7 @@ def identity(context: LoweringContext, node: ir.Node) -> None:
 # fmt: off
 CAST_TYPES = (
     "float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "uint16", "uint32", "bool", "int4",
-    "uint4",
+    "uint4", "uint64",
 )
 # fmt: on
 
@@ -154,4 +154,15 @@ def cast(context: LoweringContext, node: ir.Node) -> None:
     perm = any_order(context, source)
     tensor = context.read(source, perm)
     result = context.produce(output, perm)
+    if tensor.dtype.name in ("int4", "uint4") and result.dtype != np.float32:  # the kernel unpacks to float32 alone
+        tensor = _cast_to(context, tensor, np.dtype(np.float32))
+    if {tensor.dtype.name, result.dtype.name} == {"uint64", "int64"}:  # CAST does not know uint64; the bits are the same
+        context.emit("BITCAST", [tensor], [result], "BitcastOptions")
+        return
     context.emit("CAST", [tensor], [result], None, to=result.dtype)
+
+
+def _cast_to(context: LoweringContext, tensor: Tensor, dtype: np.dtype[Any]) -> Tensor:
+    result = context.writer.tensor("wide", tensor.shape, dtype, None)
+    context.emit("CAST", [tensor], [result], None, to=dtype)
+    return result
