@@ -16,6 +16,7 @@ from compiler.importers.base import ImportOptions
 from compiler.importers.branches import select_branches
 from compiler.importers.newer_operators import lower_newer_operators
 from compiler.importers.quantized import is_known, is_quantized, to_pairs
+from compiler.importers.static_shapes import select_by_constants
 from compiler.importers.unroll import unroll
 from compiler.importers.wide_floats import unreadable_bits, widen_floats
 from compiler.passes import clean_up
@@ -24,7 +25,9 @@ _DEFAULT_DOMAINS = ("", "ai.onnx")
 _POOLS = ("AveragePool", "MaxPool", "LpPool")
 # Functions that are inlined at import: onnx infers no shape for their results, or no format has the operator.
 _INLINED = ("MeanVarianceNormalization", "GroupNormalization", "DynamicQuantizeLinear")
-_CONTROL_FLOW = ("If", "Loop", "Scan")
+# Operators that a further round may replace: what decides them may have become constant.
+_UNSETTLED = ("If", "Loop", "Scan", "Compress", "CastLike")
+MAX_ROUNDS = 4
 _OTHER_FLOATS = (ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
 
 
@@ -45,10 +48,21 @@ def to_hub(proto: onnx.ModelProto, options: ImportOptions) -> ir.Model:
     fix_input_shapes(proto, options)
     proto = _inline_functions(proto)
     model = clean_up(ir.from_proto(_drop_windows_in_padding(unroll(_convert_opset(proto)))))
-    if any(node.op_type in _CONTROL_FLOW for node in model.graph):  # what decides them may have become constant
-        model = clean_up(ir.from_proto(select_branches(unroll(ir.to_proto(model)))))
+    for _ in range(MAX_ROUNDS):
+        left = [node.op_type for node in model.graph if node.op_type in _UNSETTLED]
+        if not left:
+            break
+        model = clean_up(ir.from_proto(_settled(ir.to_proto(model))))
+        if left == [node.op_type for node in model.graph if node.op_type in _UNSETTLED]:
+            break
     _refuse([*_unfit_values(model)])
     return model
+
+
+def _settled(proto: onnx.ModelProto) -> onnx.ModelProto:
+    select_by_constants(proto)
+    proto = select_branches(unroll(proto))
+    return inline_bodies(typed(proto), lambda node: node.op_type == "CastLike", HUB_OPSET)[0]
 
 
 def _inline_functions(proto: onnx.ModelProto) -> onnx.ModelProto:

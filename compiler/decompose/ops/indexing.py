@@ -145,11 +145,12 @@ def gather_elements(b: Builder) -> None:
         flat = b.constant(_flat(indices.constant, axis, b.x.shape).ravel())
         b.output(b.reshape(b.op("Gather", rows, flat), indices.shape))
         return
-    elsewhere = _flat(np.zeros(indices.shape, np.int64), axis, b.x.shape)
-    number = b.op("Cast", indices.name, to=7)
+    elsewhere = _flat(np.zeros(indices.shape, np.int64), axis, b.x.shape).ravel()
+    number = b.op("Cast", b.reshape(indices.name, [-1]), to=7)
     size, stride = b.x.shape[axis], int(np.prod(b.x.shape[axis + 1 :], dtype=np.int64))
     wrapped = b.op("Where", b.op("Less", number, np.array(0)), b.op("Add", number, np.array(size)), number)
-    b.output(b.op("Gather", rows, b.op("Add", b.op("Mul", wrapped, np.array(stride)), elsewhere)))
+    found = b.op("Gather", rows, b.op("Add", b.op("Mul", wrapped, np.array(stride)), elsewhere))
+    b.output(b.reshape(found, indices.shape))
 
 
 @decomposes("GatherND")

@@ -8,6 +8,7 @@ import numpy as np
 from onnx import TensorProto
 
 from compiler.decompose.builder import Array, Builder
+from compiler.decompose.ops.resampling import Sampler, linear_taps
 from compiler.decompose.table import Undecomposable, decomposes
 
 
@@ -119,7 +120,7 @@ def _applied(b: Builder, rows: str, columns: str, image: str) -> str:
 
 @decomposes("DeformConv")
 def deform_conv(b: Builder) -> None:
-    """The input sampled at every tap's moved place by GridSample, then a convolution of size 1 over channels and taps.
+    """The input sampled at every tap's moved place, then a convolution of size 1 over channels and taps.
 
     Source: ONNX's definition; offsets are [group, tap, (y, x)] along the channel axis, places outside are zero.
     """
@@ -133,8 +134,9 @@ def deform_conv(b: Builder) -> None:
     columns = []
     for group in range(groups):
         part = b.x.name if groups == 1 else b.take(b.x.name, 1, group * each, (group + 1) * each)
-        sampled = b.op("GridSample", part, _moved_places(b, weight.shape[2:], group), mode="linear", align_corners=0)
-        sampled = b.reshape(sampled, [batch, each, taps, out[0] * out[1]])
+        sampler = Sampler(b, part, (batch, each, *b.x.shape[2:]), (taps, out[0] * out[1]), "zeros")
+        sampled = sampler.weighted([linear_taps(b, place) for place in _moved_places(b, weight.shape[2:], group)])
+        sampled = b.transpose(sampled, [0, 3, 1, 2])
         if b.operand(4) is not None:
             mask = b.take(b.node.input[4], 1, group * taps, (group + 1) * taps)
             sampled = b.op("Mul", sampled, b.reshape(mask, [batch, 1, taps, out[0] * out[1]]))
@@ -145,8 +147,8 @@ def deform_conv(b: Builder) -> None:
     b.output(b.op("Conv", whole, kernel, *bias, group=b.attribute("group", 1), kernel_shape=[1, 1]))
 
 
-def _moved_places(b: Builder, kernel: tuple[int, ...], group: int) -> str:
-    """[batch, taps * rows, columns, 2] as GridSample wants them: (x, y) in -1..1 over the whole image."""
+def _moved_places(b: Builder, kernel: tuple[int, ...], group: int) -> list[str]:
+    """Rows and columns in elements, each [batch, taps, rows * columns]."""
     taps, out, batch = kernel[0] * kernel[1], b.y.shape[2:], b.x.shape[0]
     strides, dilations = b.attribute("strides", None) or [1, 1], b.attribute("dilations", None) or [1, 1]
     pads = b.attribute("pads", None) or [0] * 4
@@ -155,14 +157,11 @@ def _moved_places(b: Builder, kernel: tuple[int, ...], group: int) -> str:
     offsets = b.take(b.node.input[2], 1, group * taps * 2, (group + 1) * taps * 2)
     offsets = b.reshape(offsets, [batch, taps, 2, out[0] * out[1]])
     found = []
-    for axis in (1, 0):
+    for axis in (0, 1):
         fixed = tap[axis] * dilations[axis] + place[axis] * strides[axis] - pads[axis]
         moved = b.reshape(b.take(offsets, 2, axis, axis + 1), [batch, taps, out[0] * out[1]])
-        where = b.op("Add", moved, fixed.reshape(1, taps, -1).astype(np.float32))
-        size = b.x.shape[2 + axis]
-        scaled = b.op("Sub", b.op("Mul", b.op("Add", where, b.like(0.5)), b.like(2 / size)), b.like(1.0))
-        found.append(b.reshape(scaled, [batch, taps * out[0], out[1], 1]))
-    return b.op("Concat", *found, axis=3)
+        found.append(b.op("Add", moved, fixed.reshape(1, taps, -1).astype(np.float32)))
+    return found
 
 
 @decomposes("MaxUnpool")

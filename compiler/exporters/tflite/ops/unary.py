@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from compiler.exporters.tflite import attributes as attr
 from compiler.exporters.tflite import layout
 from compiler.exporters.tflite.context import LoweringContext, Unsupported, dtype_of, shape_of
+from compiler.exporters.tflite.ops import casts
 from compiler.exporters.tflite.table import lowers
 from compiler.exporters.tflite.tensors import QuantParams, Tensor, per_tensor
 
@@ -154,15 +155,4 @@ def cast(context: LoweringContext, node: ir.Node) -> None:
     perm = any_order(context, source)
     tensor = context.read(source, perm)
     result = context.produce(output, perm)
-    if tensor.dtype.name in ("int4", "uint4") and result.dtype != np.float32:  # the kernel unpacks to float32 alone
-        tensor = _cast_to(context, tensor, np.dtype(np.float32))
-    if {tensor.dtype.name, result.dtype.name} == {"uint64", "int64"}:  # CAST does not know uint64; the bits are the same
-        context.emit("BITCAST", [tensor], [result], "BitcastOptions")
-        return
-    context.emit("CAST", [tensor], [result], None, to=result.dtype)
-
-
-def _cast_to(context: LoweringContext, tensor: Tensor, dtype: np.dtype[Any]) -> Tensor:
-    result = context.writer.tensor("wide", tensor.shape, dtype, None)
-    context.emit("CAST", [tensor], [result], None, to=dtype)
-    return result
+    casts.cast(context, tensor, result)
