@@ -10,6 +10,7 @@ from compiler.passes.rewrites.drop_identity import DropIdentity
 from compiler.passes.rewrites.fold_affine import FoldAffine
 from compiler.passes.rewrites.fold_batch_norm import FoldBatchNorm
 from compiler.passes.rewrites.fuse_hard_swish import FuseHardSwish
+from compiler.passes.rewrites.fuse_mish import FuseMish
 from compiler.passes.rewrites.global_pool import GlobalPool
 from compiler.passes.rewrites.matmul_to_gemm import MatMulToGemm
 from compiler.passes.rewrites.merge_reshapes import DropNoOpReshape, MergeReshapes
@@ -43,6 +44,7 @@ for _instance in (
     CanonicalGemm(),
     FoldAffine(),
     FuseHardSwish(),
+    FuseMish(),
     CanonicalClip(),
     GlobalPool(),
     ShapesToReshape(),
@@ -79,6 +81,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "canonical_gemm",
         "fold_affine",
         "fuse_hard_swish",
+        "fuse_mish",
         "canonical_clip",
         "global_pool",  # before shapes_to_reshape: it may leave a Reshape
         "shapes_to_reshape",  # before merge_reshapes, which knows Reshape only

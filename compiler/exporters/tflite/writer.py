@@ -243,11 +243,11 @@ def _digest(data: Array) -> bytes:
 
 
 def _raw(data: Array) -> Array:
-    """The buffer's bytes: int4 two to a byte, the first in the low half.
+    """The buffer's bytes: int4 and uint4 two to a byte, the first in the low half.
 
     Source: UnpackDenseInt4IntoInt8 in LiteRT's kernels/internal/portable_tensor_utils.h.
     """
-    if data.dtype != ml_dtypes.int4:
+    if data.dtype not in (ml_dtypes.int4, ml_dtypes.uint4):
         return data.reshape(-1).view(np.uint8)
     halves = data.reshape(-1).astype(np.int8).view(np.uint8) & 0xF
     padded = np.append(halves, np.zeros(halves.size % 2, np.uint8))
