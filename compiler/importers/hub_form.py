@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx import helper, version_converter
 
 from compiler.decompose.bodies import inline_bodies, typed
+from compiler.decompose.settle import decompose
 from compiler.errors import Refusal, SourceError, UnsupportedModel
 from compiler.hub import HUB_IR_VERSION, HUB_OPSET
 from compiler.importers.base import ImportOptions
@@ -48,6 +49,10 @@ def to_hub(proto: onnx.ModelProto, options: ImportOptions) -> ir.Model:
     fix_input_shapes(proto, options)
     proto = _inline_functions(proto)
     model = clean_up(ir.from_proto(_drop_windows_in_padding(unroll(_convert_opset(proto)))))
+    transforms = {str(node.name) for node in model.graph if node.op_type == "STFT"}
+    if transforms:  # onnx infers two-sided shapes for one-sided results, so nothing behind them would fit
+        decompose(model, transforms)
+        model = clean_up(model)
     for _ in range(MAX_ROUNDS):
         left = [node.op_type for node in model.graph if node.op_type in _UNSETTLED]
         if not left:

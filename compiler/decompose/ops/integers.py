@@ -115,6 +115,16 @@ def narrow_comparison(b: Builder) -> None:
     b.output(b.op(b.node.op_type, *wide))
 
 
+@decomposes("Where")
+def narrow_choice(b: Builder) -> None:
+    chosen = b.operand(1)
+    assert chosen is not None
+    if chosen.dtype.name not in WIDE:
+        raise Undecomposable(f"it chooses {chosen.dtype}")
+    wide = [b.op("Cast", name, to=WIDE[chosen.dtype.name]) for name in b.node.input[1:]]
+    b.output(back(b, b.op("Where", b.node.input[0], *wide)))
+
+
 @decomposes("ReduceMax", "ReduceMin")
 def boolean_extremum(b: Builder) -> None:
     """Any and all, as extrema of zeros and ones."""
