@@ -13,6 +13,8 @@ from profiles.schema import IntegerIO, Precision
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from compiler.rebatch import Rebatch
+
 ISLAND_REMEDY = "Replace it in the source, or allow it with --allow-float-islands."
 
 
@@ -23,6 +25,7 @@ class ExportOptions:
     ``precision`` FP32 and FP16 come with a float hub; INT8 comes with a quantized hub (see compiler/hub.py).
     ``integer_io``: a TFLite file with integer activations has integer inputs and outputs (16 bits wide with int16 activations),
     and no node may compute in float unless ``float_islands``; other formats and precisions ignore it.
+    ``rebatch``: the artifact takes every batch size (ONNX and TFLite); the model's own is the working one.
     ``metadata`` is written into the artifact where the format has a place for it (deterministic values only).
     """
 
@@ -31,6 +34,7 @@ class ExportOptions:
     metadata: Mapping[str, str] = field(default_factory=dict)
     integer_io: IntegerIO | None = None
     float_islands: bool = False
+    rebatch: Rebatch | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ def render(fmt: str, results: Sequence[Result]) -> str:
         _row("all, unexpanded", plain),
         _row("all, with the expanded forms", results),
         "",
-        f"{sum(count for count, _ in left_out)} of the suite's {len(cases)} cases are outside: the format has no representation for",
+        f"{sum(count for count, _ in left_out)} of the suite's {len(cases)} cases are outside: the format cannot represent",
         "what they need, each counted under the first reason that applies (tests/conformance/outside.py).",
         "",
         "| cases | outside because of |",

@@ -130,7 +130,10 @@ def boolean_extremum(b: Builder) -> None:
     """Any and all, as extrema of zeros and ones."""
     if b.x.dtype != np.bool_:
         raise Undecomposable(f"its input is {b.x.dtype}")
-    attributes = {"keepdims": b.attribute("keepdims", 1), "noop_with_empty_axes": b.attribute("noop_with_empty_axes", 0)}
+    attributes = {
+        "keepdims": b.attribute("keepdims", 1),
+        "noop_with_empty_axes": b.attribute("noop_with_empty_axes", 0),
+    }
     number = b.op("Cast", b.x.name, to=TensorProto.INT32)
     # Compared, not cast: the extremum of nothing is the type's own limit.
     b.output(b.op("Greater", b.op(b.node.op_type, number, *b.node.input[1:], **attributes), np.asarray(0, np.int32)))

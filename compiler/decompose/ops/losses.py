@@ -17,7 +17,9 @@ def over_one_axis(b: Builder) -> None:
     count = int(np.prod(places))
     arguments = [b.reshape(b.x.name, [batch, classes, count]), b.reshape(b.node.input[1], [batch, count])]
     arguments += list(b.node.input[2:])
-    attributes = {name: value for name in ("ignore_index", "reduction") if (value := b.attribute(name, None)) is not None}
+    attributes = {
+        name: value for name in ("ignore_index", "reduction") if (value := b.attribute(name, None)) is not None
+    }
     loss = b.op(b.node.op_type, *arguments, outputs=2 if b.wanted(1) else 1, **attributes)
     b.output(b.reshape(loss, b.y.shape))
     if b.wanted(1):

@@ -32,7 +32,9 @@ def det(b: Builder) -> None:
             rest = np.asarray([number[choice[:place] + choice[place + 1 :]] for choice in choices], np.int64)
             term = b.op("Mul", b.op("Gather", row, columns, axis=1), b.op("Gather", minors, rest, axis=1))
             odd = (place + k) % 2
-            total = (b.op("Neg", term) if odd else term) if total is None else b.op("Sub" if odd else "Add", total, term)
+            total = (
+                (b.op("Neg", term) if odd else term) if total is None else b.op("Sub" if odd else "Add", total, term)
+            )
         assert total is not None
         minors = total
     b.output(b.reshape(minors, b.y.shape))

@@ -31,7 +31,14 @@ def qlinear_conv(b: Builder) -> None:
     b.output(b.op("QuantizeLinear", b.op("Conv", *arguments, **attributes), *b.node.input[6:8]))
 
 
-RANGES = {"uint8": (0, 255), "int8": (-128, 127), "uint16": (0, 65535), "int16": (-32768, 32767), "int4": (-8, 7), "uint4": (0, 15)}
+RANGES = {
+    "uint8": (0, 255),
+    "int8": (-128, 127),
+    "uint16": (0, 65535),
+    "int16": (-32768, 32767),
+    "int4": (-8, 7),
+    "uint4": (0, 15),
+}
 
 
 @decomposes("QuantizeLinear")

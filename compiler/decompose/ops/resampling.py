@@ -157,7 +157,9 @@ def grid_sample(b: Builder) -> None:
     mode = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
     rank = len(dims)
     out = grid.shape[1:-1]
-    sampler = Sampler(b, b.x.name, b.x.shape, out, b.attribute("padding_mode", "zeros"), bool(b.attribute("align_corners", 0)))
+    sampler = Sampler(
+        b, b.x.name, b.x.shape, out, b.attribute("padding_mode", "zeros"), bool(b.attribute("align_corners", 0))
+    )
     coordinates = [
         sampler.denormalized(b.reshape(b.take(grid.name, rank + 1, rank - 1 - k, rank - k), [b.x.shape[0], *out]), k)
         for k in range(rank)

@@ -35,7 +35,9 @@ MAX_RANK = 5  # Core ML's limit for tensors of an ML program
 IO_TYPES = {"float32": "fp32"} | dict.fromkeys(("int32", "int64", "bool", "int8", "uint8", "int16", "uint16"), "int32")
 # Of these, the program itself computes in the narrow type, cast at its edge. MIL casts to bytes since iOS17.
 NARROW_TYPES = frozenset({"bool", "int8", "uint8"})
-_OVERFLOWING = frozenset({"Add", "Sub", "Mul", "Div", "Neg", "Abs", "Pow"})  # what may leave 16 bits must come back to them
+_OVERFLOWING = frozenset(
+    {"Add", "Sub", "Mul", "Div", "Neg", "Abs", "Pow"}
+)  # what may leave 16 bits must come back to them
 
 
 @dataclass(frozen=True, slots=True)

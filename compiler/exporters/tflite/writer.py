@@ -6,7 +6,8 @@ Source: LiteRT's tflite/converter/schema/schema.fbs (schema version 3).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -59,6 +60,9 @@ class GraphWriter:
         self._constants: dict[tuple[object, ...], Tensor] = {}
         self._codes: dict[tuple[str, int], int] = {}
         self._operators: list[Any] = []
+        self._freed: dict[
+            int, tuple[tuple[int, ...], tuple[int, ...]]
+        ] = {}  # shape at batch 1, and with -1 for the batch
         self.origin = ""  # the hub's node that operators are written for
         self.origins: list[str] = []  # one per operator
 
@@ -132,6 +136,37 @@ class GraphWriter:
         self._operators.append(operator)
         self.origins.append(self.origin)
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        return self._tensors
+
+    @property
+    def operators(self) -> list[Any]:
+        return self._operators
+
+    def name(self, index: int) -> str:
+        return self._names[index]
+
+    def readers(self, index: int) -> Iterator[tuple[str, int, int]]:
+        """Code, input position and number of each operator that reads tensor ``index``."""
+        codes = [code for code, _ in self._codes]
+        for number, operator in enumerate(self._operators):
+            for place, read in enumerate(operator.inputs):
+                if read == index:
+                    yield codes[operator.opcodeIndex], place, number
+
+    def free(self, index: int, shape: tuple[int, ...], signature: tuple[int, ...]) -> None:
+        """Declare ``shape``, and by -1 in ``signature`` what an interpreter may resize."""
+        self._freed[index] = (shape, signature)
+
+    def exchange(self, index: int, data: Array) -> None:
+        """Give the constant ``index`` another content."""
+        digest = _digest(data)
+        if digest not in self._buffer_of:
+            self._buffers.append(data)
+            self._buffer_of[digest] = len(self._buffers)
+        self._tensors[index] = replace(self._tensors[index], shape=data.shape, data=data)
+
     def floating(self, types: Sequence[np.dtype[Any]]) -> list[str]:
         """The nodes, each once, whose operators read or write a tensor of one of ``types`` and do not just convert it."""
         codes = [code for code, _ in self._codes]
@@ -183,7 +218,10 @@ class GraphWriter:
     def _tensor_table(self, tensor: Tensor) -> Any:
         table = self._fb.TensorT()
         table.name = self._names[tensor.index]
-        table.shape = list(tensor.shape)
+        shape, signature = self._freed.get(tensor.index, (tensor.shape, None))
+        table.shape = list(shape)
+        if signature is not None:
+            table.shapeSignature = list(signature)
         table.type = int(getattr(self._fb.TensorType, _TYPES[tensor.dtype.name]))
         table.hasRank = True
         if tensor.data is not None:
