@@ -1,7 +1,7 @@
 """The same model at other batch sizes, so that exporters can tell a batch size from a number that happens to be equal.
 
-A shape that the source's exporter or the clean-up wrote down as a constant does not say which of its entries is the batch. The source
-does: imported at two other sizes, what depends on the batch is what differs.
+A shape that the source's exporter or the clean-up wrote down as a constant does not say which of its entries is the batch. The
+source does: imported at two other sizes, what depends on the batch is what differs.
 """
 
 from __future__ import annotations

@@ -81,7 +81,8 @@ def quotient(b: Builder, x: str, y: str) -> str:
         rest = b.op("Sub", rest, b.op("Mul", step, y))
         total = step if total is None else b.op("Add", total, step)
     assert total is not None
-    short = b.op("Not", b.op("Less", _size(b, rest), _size(b, y)))
+    # Magnitudes compare as uint64: that of -2^63 has the same bits as the number itself.
+    short = b.op("Not", b.op("Less", turned(b, _size(b, rest)), turned(b, _size(b, y))))
     differ = b.op("Xor", b.op("Less", x, np.asarray(0)), b.op("Less", y, np.asarray(0)))
     unit = b.op("Where", differ, np.asarray(-1), np.asarray(1))
     return b.op("Add", total, b.op("Where", short, unit, np.asarray(0)))

@@ -1,4 +1,4 @@
-"""Operators that read an image at places computed at run time: RoiAlign, DeformConv, AffineGrid; and MaxUnpool, which writes there."""
+"""Operators that read an image at places computed at run time (RoiAlign, DeformConv, AffineGrid) or write there (MaxUnpool)."""
 
 from __future__ import annotations
 

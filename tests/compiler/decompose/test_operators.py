@@ -23,7 +23,9 @@ pytest.importorskip("ai_edge_litert")
 Array = NDArray[Any]
 
 
-def _model(op_type: str, feeds: dict[str, Array], outputs: dict[str, Array], opset: int, **attributes: Any) -> onnx.ModelProto:
+def _model(
+    op_type: str, feeds: dict[str, Array], outputs: dict[str, Array], opset: int, **attributes: Any
+) -> onnx.ModelProto:
     def port(name: str, array: Array) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
 
@@ -95,7 +97,8 @@ def test_determinants(tmp_path: Path, order: int) -> None:
 
 CONVOLUTIONS = [
     ("Conv", {"strides": [2, 1, 2], "pads": [1, 0, 1, 0, 1, 1]}),
-    ("Conv", {"dilations": [2, 1, 1], "auto_pad": "SAME_UPPER"}),
+    ("Conv", {"strides": [2, 1, 1], "auto_pad": "SAME_UPPER"}),
+    ("Conv", {"dilations": [2, 1, 1]}),
     ("Conv", {"group": 2}),
     ("ConvTranspose", {"strides": [2, 2, 1], "pads": [1, 0, 0, 0, 1, 1]}),
     ("ConvTranspose", {"strides": [3, 1, 2], "output_padding": [1, 0, 1]}),
@@ -119,10 +122,14 @@ def test_convolutions_over_three_axes(tmp_path: Path, op_type: str, attributes: 
     np.testing.assert_allclose(found, truth, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("attributes", [{"strides": [2, 2]}, {"pads": [1, 1, 1, 1], "storage_order": 1}, {"dilations": [2, 1]}])
+@pytest.mark.parametrize(
+    "attributes", [{"strides": [2, 2]}, {"pads": [1, 1, 1, 1], "storage_order": 1}, {"dilations": [2, 1]}]
+)
 def test_places_of_maxima(tmp_path: Path, attributes: dict[str, Any]) -> None:
     x = np.random.default_rng(1).permutation(2 * 3 * 7 * 6).reshape(2, 3, 7, 6).astype(np.float32)
-    model = _model("MaxPool", {"x": x}, {"y": x, "i": np.zeros((1,) * 4, np.int64)}, 12, kernel_shape=[2, 3], **attributes)
+    model = _model(
+        "MaxPool", {"x": x}, {"y": x, "i": np.zeros((1,) * 4, np.int64)}, 12, kernel_shape=[2, 3], **attributes
+    )
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     truth = open_bytes(model.SerializeToString()).run({"x": x})
