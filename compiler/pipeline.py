@@ -17,7 +17,7 @@ from compiler.calibration.data import load_dataset
 from compiler.calibration.scale import with_scale_doubts
 from compiler.checking import verify_all
 from compiler.concluding import conclude
-from compiler.errors import DataError, Refusal, UnsupportedModel
+from compiler.errors import DataError, Refusal, SourceError, UnsupportedModel
 from compiler.exporters import EXPORTERS
 from compiler.exporters.base import ISLAND_REMEDY
 from compiler.hub import Imported
@@ -28,6 +28,7 @@ from compiler.io_layout import Layout, TurnedSession, channels_last, turned_data
 from compiler.progress import Progress, Silent
 from compiler.quantization.spec import NodePrecision
 from compiler.quantization.structure import NEVER_FLOAT, analyse
+from compiler.rebatch import TWIN_BATCHES, WORKING_BATCH, Rebatch
 from compiler.report.schema import Report
 from compiler.request import BuildRequest, Data, Plan, plan_build
 from compiler.stages import cleaned, coreml_interface, export_all, export_options, shape
@@ -67,9 +68,11 @@ def build(request: BuildRequest, progress: Progress | None = None) -> Report:
 def _build_into(scratch: Path, request: BuildRequest, plan: Plan, progress: Progress) -> Report:
     cache = Cache(request.cache_dir)
     with progress.stage("import"):
-        imported = import_model(request.source, ImportOptions(batch=request.batch, allow_pickle=request.allow_pickle))
+        batch = WORKING_BATCH if request.dynamic_batch else request.batch
+        imported = import_model(request.source, ImportOptions(batch=batch, allow_pickle=request.allow_pickle))
     with progress.stage("clean up"):
         hub = cleaned(imported.model, cache, scratch)
+    rebatch = _rebatch(request, hub, cache, scratch, progress) if request.dynamic_batch else None
     data = load_data(request, imported, hub, plan)
     if request.io_layout is Layout.NHWC:
         hub, imported, data = _turn(hub, imported, data)
@@ -78,9 +81,27 @@ def _build_into(scratch: Path, request: BuildRequest, plan: Plan, progress: Prog
     shaped = shape(hub, data.calibration, request, plan, cache, scratch, progress)
     result = scratch / "result"
     result.mkdir()
-    exported = export_all(shaped, plan, result, cache, scratch, progress)
+    exported = export_all(shaped, plan, result, cache, scratch, progress, rebatch)
     checked = verify_all(exported, shaped, imported, data, progress, coreml_interface(plan))
     return conclude(result, request, plan, imported, shaped, data, exported, checked, progress)
+
+
+def _rebatch(request: BuildRequest, hub: ir.Model, cache: Cache, scratch: Path, progress: Progress) -> Rebatch:
+    """The source imported at two more batch sizes. Raises SourceError where its batch size is not free."""
+    others = []
+    with progress.stage("import at other batch sizes"):
+        for batch in TWIN_BATCHES:
+            imported = import_model(request.source, ImportOptions(batch=batch, allow_pickle=request.allow_pickle))
+            other = cleaned(imported.model, cache, scratch)
+            imported.reference.close()
+            if not any(spec.shape and spec.shape[0] == batch for spec in hub_inputs(other)):
+                raise SourceError(
+                    f"{request.source} has a fixed batch size, so no artifact of it takes another one.",
+                    remedy="Export the model with a free first dimension, or leave out --batch dynamic.",
+                )
+            others.append(channels_last(other).model if request.io_layout is Layout.NHWC else other)
+    working = channels_last(hub).model if request.io_layout is Layout.NHWC else hub
+    return Rebatch(working, (others[0], others[1]))
 
 
 def _turn(hub: ir.Model, imported: Imported, data: Data) -> tuple[ir.Model, Imported, Data]:

@@ -32,6 +32,7 @@ class BuildRequest:
     ``recipe`` is a name or file of profiles.recipe; options given here come before its own. ``keep_float`` and ``int16`` are scopes
     (compiler/quantization/scopes.py) of nodes to leave in float and of values to hold in 16 bits, at INT8.
     ``integer_io``: integer inputs and outputs of TFLite, all kernels on integers unless ``float_islands``.
+    ``dynamic_batch``: ONNX and TFLite artifacts take every batch size; ``batch`` is then not used.
     ``io_layout`` NHWC puts the channels of images last; None leaves them as the source has them.
     ``preprocess``: a TOML file that says how pictures or recordings become inputs (runtimes/preprocess.py).
     ``metadata``: KEY=VALUE, written into every artifact; Core ML shows author, license, version and description in their places.
@@ -71,6 +72,7 @@ class BuildRequest:
     float_islands: bool = False
     io_layout: Layout | None = None
     batch: int = 1
+    dynamic_batch: bool = False
     allow_pickle: bool = False
     force: bool = False
     cache_dir: Path | None = None
@@ -117,6 +119,10 @@ def plan_build(request: BuildRequest) -> Plan:
         _check_quantized_source(request, already, variants)
     elif request.calibration is None:
         variants = _without_data(request, variants)
+    if request.dynamic_batch and any(v.format is Format.COREML for v in variants):
+        raise DataError(
+            "A Core ML program has one batch size.", remedy="Name the other formats: --format onnx --format tflite."
+        )
     if request.max_drop is not None and request.max_drop < 0:
         raise DataError(f"--max-drop is {request.max_drop:g}.", remedy="Give the points that may be lost, 0 or more.")
     recipe = load_recipe(request.recipe).quantization if request.recipe else RecipeSettings()

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from compiler.passes import clean_up
 from compiler.passes.serialize import from_bytes, to_bytes
 from compiler.progress import Progress
 from compiler.quantization.unquantize import float_twin
+from compiler.rebatch import Rebatch
 from compiler.request import BuildRequest, Plan
 from compiler.shaping import half_stage, prune_stage, quantize_stage, scheme_stage
 from compiler.variants import Variant
@@ -167,7 +168,13 @@ def _as_it_is(hub: ir.Model, precision: Precision) -> Shaped:
 
 
 def export_all(
-    shaped: Shaped, plan: Plan, result: Path, cache: Cache, scratch: Path, progress: Progress
+    shaped: Shaped,
+    plan: Plan,
+    result: Path,
+    cache: Cache,
+    scratch: Path,
+    progress: Progress,
+    rebatch: Rebatch | None = None,
 ) -> tuple[Exported, ...]:
     """Write every variant into ``result``. Raises UnsupportedModel with the refusals of all variants together."""
     refusals = []
@@ -180,7 +187,8 @@ def export_all(
             found = exporter.check(model, options)
             refusals += found
             if not found:
-                exported.append(Exported(variant, _export(variant, model, shaped, plan, result, cache, scratch)))
+                made = _export(variant, model, shaped, plan, result, cache, scratch, rebatch)
+                exported.append(Exported(variant, made))
             advance(done)
     if refusals:
         raise UnsupportedModel(refusals)
@@ -188,17 +196,25 @@ def export_all(
 
 
 def _export(
-    variant: Variant, model: ir.Model, shaped: Shaped, plan: Plan, result: Path, cache: Cache, scratch: Path
+    variant: Variant,
+    model: ir.Model,
+    shaped: Shaped,
+    plan: Plan,
+    result: Path,
+    cache: Cache,
+    scratch: Path,
+    rebatch: Rebatch | None,
 ) -> ExportResult:
     name = variant.file_name(plan.model)
     options = export_options(variant, plan)
     digest = shaped.digest(variant.precision)
 
     def produce(folder: Path) -> None:
-        made = EXPORTERS.get(variant.format.value).export(model, folder / name, options)
+        made = EXPORTERS.get(variant.format.value).export(model, folder / name, replace(options, rebatch=rebatch))
         (folder / "notes.txt").write_text("\n".join(made.notes), "utf-8")
 
-    key = [variant.format.value, asdict(options), digest, name]
+    free = [digest_of(other) for other in rebatch.others] if rebatch else None
+    key = [variant.format.value, asdict(options), digest, name, free]
     folder, _ = cache.stage("export", key, produce, scratch)
     notes = (folder / "notes.txt").read_text("utf-8").splitlines()
     source, destination = folder / name, result / name

@@ -16,6 +16,15 @@ PRECISIONS = (
 )
 
 
+def _batch_size(ctx: click.Context, parameter: click.Parameter, value: str) -> int | None:
+    """A size of 1 or more; None for "dynamic"."""
+    if value == "dynamic":
+        return None
+    if not value.isdigit() or int(value) < 1:
+        raise click.BadParameter(f"{value!r} is neither a size of 1 or more nor 'dynamic'.", ctx, parameter)
+    return int(value)
+
+
 @click.command()
 @click.argument("source")
 @click.option(
@@ -153,7 +162,14 @@ PRECISIONS = (
     show_default=True,
     help="nhwc: images go in and come out with channels last. Data is given in the source's layout.",
 )
-@click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Batch size of the artifacts.")
+@click.option(
+    "--batch",
+    default="1",
+    show_default=True,
+    metavar="N|dynamic",
+    callback=_batch_size,
+    help="Batch size of the artifacts; dynamic: ONNX and TFLite files that take every size.",
+)
 @click.option("--allow-pickle", is_flag=True, help="Load sources that can run code while loading.")
 @click.option("--force", is_flag=True, help="Replace an output folder that is not empty.")
 @click.option(
@@ -191,7 +207,7 @@ def build(
     from compiler.request import BuildRequest
     from profiles.schema import Format, IntegerIO, Precision
 
-    integer_io = options.pop("integer_io")
+    integer_io, batch = options.pop("integer_io"), options.pop("batch")
     request = BuildRequest(
         source=options.pop("source"),
         formats=tuple(Format(f) for f in options.pop("formats")),
@@ -201,6 +217,8 @@ def build(
         io_layout=Layout.NHWC if options.pop("io_layout") == "nhwc" else None,
         float_islands=options.pop("allow_float_islands"),
         cache_dir=None if no_cache else cache_dir or default_cache_dir(),
+        batch=batch or 1,
+        dynamic_batch=batch is None,
         **options,
     )
     if dry_run:

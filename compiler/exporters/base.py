@@ -13,6 +13,8 @@ from profiles.schema import IntegerIO, Precision
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from compiler.rebatch import Rebatch
+
 ISLAND_REMEDY = "Replace it in the source, or allow it with --allow-float-islands."
 
 
@@ -53,6 +55,7 @@ class ExportOptions:
     and no node may compute in float unless ``float_islands``; other formats and precisions ignore it.
     ``half``: a Core ML artifact whose weights alone are compressed computes in float16.
     ``interface``: pictures, class names and flexible sizes of a Core ML package.
+    ``rebatch``: the artifact takes every batch size (ONNX and TFLite); the model's own is the working one.
     ``metadata`` is written into the artifact where the format has a place for it (deterministic values only).
     """
 
@@ -63,6 +66,7 @@ class ExportOptions:
     float_islands: bool = False
     half: bool = False
     interface: CoreMLInterface = field(default_factory=CoreMLInterface)
+    rebatch: Rebatch | None = None
 
 
 @dataclass(frozen=True, slots=True)

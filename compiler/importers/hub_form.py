@@ -10,18 +10,25 @@ import onnx_ir as ir
 from onnx import helper, version_converter
 
 from compiler.decompose.bodies import inline_bodies, typed
+from compiler.decompose.settle import decompose
 from compiler.errors import Refusal, SourceError, UnsupportedModel
 from compiler.hub import HUB_IR_VERSION, HUB_OPSET
 from compiler.importers.base import ImportOptions
+from compiler.importers.branches import select_branches
 from compiler.importers.newer_operators import lower_newer_operators
 from compiler.importers.quantized import is_known, is_quantized, to_pairs
+from compiler.importers.static_shapes import select_by_constants
 from compiler.importers.unroll import unroll
+from compiler.importers.wide_floats import unreadable_bits, widen_floats
 from compiler.passes import clean_up
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _POOLS = ("AveragePool", "MaxPool", "LpPool")
 # Functions that are inlined at import: onnx infers no shape for their results, or no format has the operator.
 _INLINED = ("MeanVarianceNormalization", "GroupNormalization", "DynamicQuantizeLinear")
+# Operators that a further round may replace: what decides them may have become constant.
+_UNSETTLED = ("If", "Loop", "Scan", "Compress", "CastLike")
+MAX_ROUNDS = 4
 _OTHER_FLOATS = (ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
 
 
@@ -30,19 +37,37 @@ def to_hub(proto: onnx.ModelProto, options: ImportOptions) -> ir.Model:
 
     Raises:
         SourceError: free dimensions remain, or the opset cannot be converted.
-        UnsupportedModel: operators of other domains, other float types, data-dependent shapes.
+        UnsupportedModel: operators of other domains, data-dependent shapes.
     """
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
-    _refuse([*_foreign_operators(proto)])
+    _refuse([*_foreign_operators(proto), *unreadable_bits(proto)])
     _drop_weight_inputs(proto)
+    widen_floats(proto)
     if is_quantized(proto):
         proto = to_pairs(proto)
     fix_input_shapes(proto, options)
     proto = _inline_functions(proto)
     model = clean_up(ir.from_proto(_drop_windows_in_padding(unroll(_convert_opset(proto)))))
+    transforms = {str(node.name) for node in model.graph if node.op_type == "STFT"}
+    if transforms:  # onnx infers two-sided shapes for one-sided results, so nothing behind them would fit
+        decompose(model, transforms)
+        model = clean_up(model)
+    for _ in range(MAX_ROUNDS):
+        left = [node.op_type for node in model.graph if node.op_type in _UNSETTLED]
+        if not left:
+            break
+        model = clean_up(ir.from_proto(_settled(ir.to_proto(model))))
+        if left == [node.op_type for node in model.graph if node.op_type in _UNSETTLED]:
+            break
     _refuse([*_unfit_values(model)])
     return model
+
+
+def _settled(proto: onnx.ModelProto) -> onnx.ModelProto:
+    select_by_constants(proto)
+    proto = select_branches(unroll(proto))
+    return inline_bodies(typed(proto), lambda node: node.op_type == "CastLike", HUB_OPSET)[0]
 
 
 def _inline_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -111,7 +136,7 @@ def fix_input_shapes(proto: onnx.ModelProto, options: ImportOptions) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in symbols:
                 dim.dim_value = symbols[dim.dim_param]
-    open_inputs = [_describe(value) for value in proto.graph.input if not _is_static(value)]
+    open_inputs = [_describe(v) for v in proto.graph.input if not _is_static(v) and 0 not in wanted.get(v.name, ())]
     if open_inputs:
         raise SourceError(
             f"Edge runtimes need static shapes, and these inputs have free ones: {', '.join(open_inputs)}.",
@@ -201,7 +226,7 @@ def _foreign_operators(proto: onnx.ModelProto) -> Iterator[Refusal]:
 def _unfit_values(model: ir.Model) -> Iterator[Refusal]:
     for node in model.graph:
         for value in (*node.inputs, *node.outputs):
-            if value is not None and value.dtype in _OTHER_FLOATS:
+            if node.op_type != "Cast" and value is not None and value.dtype in _OTHER_FLOATS:
                 reason = f"{value.name!r} is {value.dtype}, the hub is float32"
                 yield Refusal(node.name or "", node.op_type, reason, "import", "Export the model in float32.")
                 break

@@ -8,7 +8,7 @@ way down for most of them.)
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -30,11 +30,14 @@ def lower_newer_operators(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto
         UnsupportedModel: listing every operator that neither the hub has nor anything here replaces.
     """
     for _ in range(MAX_ROUNDS):
-        newer = [node for node in proto.graph.node if _is_newer(node, opset)]
+        proto = typed(proto)
+        types = _type_names(proto.graph)
+        newer = [node for node in proto.graph.node if _is_newer(node, opset, types)]
         if not newer:
             break
         proto = _expanded(proto, newer, opset)
-    left = [node for node in proto.graph.node if _is_newer(node, opset)]
+    types = _type_names(proto.graph)
+    left = [node for node in proto.graph.node if _is_newer(node, opset, types)]
     if left:
         raise UnsupportedModel([_refusal(node, opset) for node in left])
     for node in _nodes(proto.graph):
@@ -45,8 +48,28 @@ def lower_newer_operators(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto
     return proto
 
 
-def _is_newer(node: onnx.NodeProto, opset: int) -> bool:
-    """Whether the hub's definition of the operator lacks an attribute or input that the node uses, or the operator."""
+def _type_names(graph: onnx.GraphProto) -> dict[str, str]:
+    """Types of the graph's values as operator definitions spell them: "tensor(int16)"."""
+    values = (*graph.value_info, *graph.input, *graph.output)
+    return {value.name: f"tensor({_spelled(value.type.tensor_type.elem_type)})" for value in values}
+
+
+def _spelled(elem_type: int) -> str:
+    return onnx.TensorProto.DataType.Name(elem_type).lower()
+
+
+def _takes(schema: onnx.defs.OpSchema, node: onnx.NodeProto, types: Mapping[str, str]) -> bool:
+    """Whether the definition allows the types that the node reads."""
+    allowed = {c.type_param_str: set(c.allowed_type_strs) for c in schema.type_constraints}
+    for index, name in enumerate(node.input):
+        formal = schema.inputs[min(index, len(schema.inputs) - 1)].type_str
+        if name in types and formal in allowed and types[name] not in allowed[formal]:
+            return False
+    return True
+
+
+def _is_newer(node: onnx.NodeProto, opset: int, types: Mapping[str, str]) -> bool:
+    """Whether the hub's definition of the operator lacks an attribute, input or type that the node uses, or the operator."""
     now = onnx.defs.get_schema(node.op_type, opset, "")
     if now.since_version <= HUB_OPSET:
         return False
@@ -55,6 +78,8 @@ def _is_newer(node: onnx.NodeProto, opset: int) -> bool:
     except onnx.defs.SchemaError:
         return True
     unknown = [a.name for a in node.attribute if a.name not in hub.attributes and not _is_default(a, now)]
+    if not _takes(hub, node, types) and _takes(now, node, types):
+        return True
     return bool(unknown) or len(node.input) > hub.max_input or len(node.output) > hub.max_output
 
 
@@ -91,10 +116,11 @@ def _decompose_ours(proto: onnx.ModelProto, opset: int) -> None:
     nodes = list(proto.graph.node)
     values = {v.name: v for v in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output)}
     constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    types = _type_names(proto.graph)
     replaced: list[onnx.NodeProto] = []
     for index, node in enumerate(nodes):
         function = DECOMPOSITIONS.get(node.op_type)
-        if function is None or not _is_newer(node, opset):
+        if function is None or not _is_newer(node, opset, types):
             replaced.append(node)
             continue
         node.name = node.name or f"{node.op_type}_{index}"

@@ -311,7 +311,10 @@ class _Writer:
         self._params[output] = (scale, point)
 
     def _real(self, codes: str, scale: str, point: str = "", axis: int | None = None) -> str:
-        stored, signed = self._stored(codes, point)
+        if codes in self._arrays or codes in self._params:
+            stored, signed = self._stored(codes, point)
+        else:  # somebody outside made these codes, in a type that stays
+            stored, signed = codes, point or self._initializer(np.zeros((), np.uint8))
         output = self._fresh(f"{codes}/real")
         attributes: dict[str, Any] = {"axis": axis} if axis is not None and self._arrays[scale].size > 1 else {}
         if not attributes and self._arrays[scale].ndim:

@@ -137,7 +137,7 @@ class _Unroller:
             copy.CopyFrom(node)
             for name in node.output:
                 renamed[name] = prefix + name if name else ""
-            _rename(copy, renamed)
+            rename(copy, renamed)
             copy.name = f"{prefix}{node.name or f'{node.op_type}_{index}'}"
             self.nodes.append(copy)
         return [renamed.get(value.name, value.name) for value in body.output]
@@ -165,8 +165,8 @@ class _Unroller:
             self.nodes.append(helper.make_node("Concat", wide, [name], name=f"{prefix}/out_{k}", axis=axes[k]))
 
 
-def _rename(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
-    """Inputs and outputs; in subgraphs, names that come from outside them."""
+def rename(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
+    """Change the node's names in place: inputs and outputs; in subgraphs, names that come from outside them."""
     node.input[:] = [renamed.get(name, name) for name in node.input]
     node.output[:] = [renamed.get(name, name) for name in node.output]
     for attribute in node.attribute:
@@ -175,7 +175,7 @@ def _rename(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
             inner |= {name for child in graph.node for name in child.output}
             outside = {old: new for old, new in renamed.items() if old not in inner}
             for child in graph.node:
-                _rename(child, outside)
+                rename(child, outside)
             for value in graph.output:
                 value.name = outside.get(value.name, value.name)
 

@@ -11,6 +11,7 @@ from compiler.passes.rewrites.fold_affine import FoldAffine
 from compiler.passes.rewrites.fold_batch_norm import FoldBatchNorm
 from compiler.passes.rewrites.fold_pool_pad import FoldPoolPad
 from compiler.passes.rewrites.fuse_hard_swish import FuseHardSwish
+from compiler.passes.rewrites.fuse_mish import FuseMish
 from compiler.passes.rewrites.global_pool import GlobalPool
 from compiler.passes.rewrites.matmul_to_gemm import MatMulToGemm
 from compiler.passes.rewrites.merge_reshapes import DropNoOpReshape, MergeReshapes
@@ -45,6 +46,7 @@ for _instance in (
     FoldAffine(),
     FoldPoolPad(),
     FuseHardSwish(),
+    FuseMish(),
     CanonicalClip(),
     GlobalPool(),
     ShapesToReshape(),
@@ -82,6 +84,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "fold_affine",
         "fold_pool_pad",
         "fuse_hard_swish",
+        "fuse_mish",
         "canonical_clip",
         "global_pool",  # before shapes_to_reshape: it may leave a Reshape
         "shapes_to_reshape",  # before merge_reshapes, which knows Reshape only

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.conformance.outside import outside
 from tests.conformance.peer import PEER, export_by_onnxsim, run_by_name_or_place
 from tests.conformance.suite import Case, suite
 
@@ -32,8 +33,8 @@ class Result:
 
 
 def judge_all(fmt: str, every: int = 1, target: str = "iOS17") -> list[Result]:
-    """Each ``every``-th representable case. A crash of the runtime costs the case that caused it, no other."""
-    names = [case.name for case in suite() if not case.unrepresentable][::every]
+    """Each ``every``-th case that the format can represent. A crash of the runtime costs the case that caused it, no other."""
+    names = [case.name for case in suite() if not outside(case, fmt)][::every]
     return judge_named(fmt, names, target)
 
 
@@ -78,7 +79,7 @@ def judge(case: Case, fmt: str, folder: Path, target: str = "iOS17") -> Result:
     assert case.model is not None
     exporter, options = EXPORTERS.get(fmt), ExportOptions(precision=Precision.FP32, deployment_target=target)
     try:
-        hub = to_hub(case.model, ImportOptions())
+        hub = to_hub(case.model, ImportOptions(input_shapes=_empty_shapes(case)))
         path = exporter.export(hub, folder / f"case{exporter.suffix}", options).path
     except UnsupportedModel as error:
         first = error.refusals[0]
@@ -88,6 +89,11 @@ def judge(case: Case, fmt: str, folder: Path, target: str = "iOS17") -> Result:
     with open_session(path) as session:
         outputs = session.run({spec.name: case.feeds[spec.name].astype(spec.dtype) for spec in session.inputs})
     return Result(case.name, *_compared(case, outputs, same_types=fmt not in NARROW_INTEGERS))
+
+
+def _empty_shapes(case: Case) -> dict[str, tuple[int, ...]]:
+    """In a model file a size of 0 is a free one; a caller who means it says so."""
+    return {name: array.shape for name, array in case.feeds.items() if array.size == 0}
 
 
 def _judge_peer(case: Case, folder: Path, target: str) -> Result:
@@ -100,6 +106,8 @@ def _judge_peer(case: Case, folder: Path, target: str) -> Result:
 def _compared(case: Case, outputs: dict[str, Any], *, same_types: bool) -> tuple[str, str]:
     for name, expected in case.expected.items():
         actual = outputs[name]
+        if expected.dtype.name in ("int4", "uint4") and actual.dtype.itemsize == 1:
+            actual = actual.astype(expected.dtype)  # LiteRT's Python interface hands four bits out in a byte
         if not same_types and expected.dtype.kind in "iub":
             actual = actual.astype(expected.dtype)
         if actual.shape != expected.shape or actual.dtype != expected.dtype:
@@ -108,10 +116,15 @@ def _compared(case: Case, outputs: dict[str, Any], *, same_types: bool) -> tuple
                 f"{name} is {actual.dtype}{list(actual.shape)}, expected {expected.dtype}{list(expected.shape)}",
             )
         try:
-            np.testing.assert_allclose(actual, expected, rtol=case.rtol, atol=case.atol)
+            np.testing.assert_allclose(_plain(actual), _plain(expected), rtol=case.rtol, atol=case.atol)
         except AssertionError as error:
             return WRONG, " ".join(str(error).split())[:160]
     return PASSED, ""
+
+
+def _plain(array: Any) -> Any:
+    """numpy compares its own types alone."""
+    return array.astype(np.float64) if array.dtype.name in ("bfloat16", "int4", "uint4") else array
 
 
 def main(fmt: str, names_path: str, target: str) -> None:

@@ -1,11 +1,11 @@
-"""All of ONNX's backend node tests as cases for an exporter: what is frozen, what no edge format can represent.
+"""All of ONNX's backend node tests as cases for an exporter: what is frozen, and what each case needs of a format.
 
 The tests come from the installed onnx package. A case's model goes through the importer, as a source of `edgewright build` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -38,8 +38,9 @@ FROZEN: dict[str, tuple[int, ...]] = {
     "STFT": (1, 2, 3),
     "Col2Im": (1, 2),
     "AffineGrid": (1,),
-    "NonMaxSuppression": (2, 3, 4),
-    "RoiAlign": (2,),
+    "MaxUnpool": (2,),
+    "Compress": (1,),
+    "Loop": (0, 1),
     "ScatterElements": (1,),
     "ScatterND": (1,),
     "Scatter": (1,),
@@ -52,14 +53,17 @@ for _name in onnx.defs.get_all_schemas():
     if _name.name.startswith("Reduce") and _name.domain == "":
         FROZEN.setdefault(_name.name, (1,))
 
-HUB_TYPES = {"float32", "int64", "int32", "int16", "int8", "uint8", "bool"}
-# What neither TFLite's nor Core ML's tensors can be, or what the result's shape would take from the data.
-DATA_DEPENDENT = {"NonZero", "Unique", "Compress", "NonMaxSuppression"}
+DATA_DEPENDENT = {"NonZero", "Unique", "NonMaxSuppression", "ImageDecoder"}
+RANDOM = {"Bernoulli", "RandomUniform", "RandomUniformLike", "RandomNormal", "RandomNormalLike", "Multinomial"}
+MANY_AXES = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One node test. ``unrepresentable`` is the reason why no fixed-shape edge format can hold it, or empty."""
+    """One node test. ``constructs``: what it needs that a format may lack, by the keys of tests/conformance/outside.py.
+
+    ``model`` is None where the values are no tensors.
+    """
 
     name: str
     op_type: str
@@ -68,7 +72,7 @@ class Case:
     all_float: bool
     rtol: float
     atol: float
-    unrepresentable: str = ""
+    constructs: frozenset[str] = frozenset()
     model: onnx.ModelProto | None = None
     feeds: dict[str, Array] = field(default_factory=dict)
     expected: dict[str, Array] = field(default_factory=dict)
@@ -79,67 +83,92 @@ def suite() -> tuple[Case, ...]:
     """Every case, by name."""
     from onnx.backend.test.case.node import collect_testcases
 
-    return tuple(sorted((_case(test) for test in collect_testcases(None)), key=lambda case: case.name))  # type: ignore[arg-type]
+    tests = {test.name: test for test in collect_testcases(None)}  # type: ignore[arg-type]
+    return tuple(_case(tests[name], tests) for name in sorted(tests))
 
 
-def _case(test: Any) -> Case:
+def _case(test: Any, tests: dict[str, Any]) -> Case:
     nodes = test.model.graph.node
     expanded = "_expanded" in test.name
     op_type = test.name.removeprefix("test_").split("_")[0] if expanded else nodes[0].op_type
     opset = max((o.version for o in test.model.opset_import if o.domain in ("", "ai.onnx")), default=0)
-    inputs, outputs = test.data_sets[0]
-    arrays = all(isinstance(array, (np.ndarray, np.generic)) for array in (*inputs, *outputs))
-    all_float = arrays and all(np.asarray(array).dtype == np.float32 for array in (*inputs, *outputs))
+    inputs, outputs = ([_array(value) for value in values] for values in test.data_sets[0])
+    values = [*inputs, *outputs]
+    all_float = all(value is not None and value.dtype == np.float32 for value in values)
     common = (test.name, op_type, opset, expanded, all_float, test.rtol, test.atol)
-    reason = _unrepresentable(test, nodes, arrays, (*inputs, *outputs))
-    if reason:
-        return Case(*common, unrepresentable=reason)
-    return _complete(test, common)
+    constructs = _operators_need(test.name, nodes)
+    if any(value is None for value in values):
+        return Case(*common, constructs=constructs | {"sequence"})
+    names = {_type_name(value) for value in values if value is not None}
+    if "string" in names or "foreign" in constructs:
+        return Case(*common, constructs=constructs | names)
+    return _complete(test, tests, common, constructs | names, [v for v in inputs if v is not None], outputs)
 
 
-def _unrepresentable(test: Any, nodes: Any, arrays: bool, values: tuple[Any, ...]) -> str:
+def _array(value: Any) -> Array | None:
+    """A test's value as an array; None for sequences and absent optional values."""
+    if isinstance(value, onnx.TensorProto):
+        return numpy_helper.to_array(value)
+    return np.asarray(value) if isinstance(value, (np.ndarray, np.generic)) else None
+
+
+def _type_name(array: Array) -> str:
+    return "string" if array.dtype.kind in "USO" else array.dtype.name
+
+
+def _operators_need(name: str, nodes: Any) -> frozenset[str]:
+    found = set()
     if any(node.domain not in ("", "ai.onnx") for node in nodes):
-        return "an operator of another domain (ai.onnx.ml, training)"
-    if not arrays:
-        return "sequences or optional values"
-    types = {np.asarray(value).dtype.name for value in values}
-    odd = sorted(types - HUB_TYPES)
-    if odd:
-        return f"type {'string' if odd[0].startswith(('str', 'object')) else odd[0]}"
-    if any(node.op_type in DATA_DEPENDENT for node in nodes):
-        return "the result's shape depends on data"
-    if any(np.asarray(value).size == 0 for value in values):
-        return "an empty tensor"
-    if any(node.op_type in ("Bernoulli", "RandomUniform", "RandomNormal", "Multinomial") for node in nodes):
-        return "random numbers"
-    training = test.name.startswith("test_training_dropout") or "training_mode" in test.name
-    if training and any(node.op_type == "Dropout" for node in nodes):
-        return "random numbers"
-    return ""
+        found.add("foreign")
+    op_types = {node.op_type for node in nodes}
+    if op_types & DATA_DEPENDENT:
+        found.add("data-dependent")
+    training = name.startswith("test_training_dropout") or "training_mode" in name
+    if op_types & RANDOM or (training and "Dropout" in op_types):
+        found.add("random")
+    return frozenset(found)
 
 
-def _complete(test: Any, common: tuple[Any, ...]) -> Case:
+def _complete(
+    test: Any,
+    tests: dict[str, Any],
+    common: tuple[Any, ...],
+    constructs: frozenset[str],
+    inputs: Sequence[Array],
+    outputs: Sequence[Array | None],
+) -> Case:
     model = onnx.ModelProto()
     model.CopyFrom(test.model)
-    inputs, outputs = (tuple(np.asarray(a) for a in values) for values in test.data_sets[0])
     names = [value.name for value in model.graph.input]
     given = dict(zip(names, inputs, strict=True))
-    parameters = _frozen_names(model, names)
+    parameters = _frozen_names(model, names) | _frozen_by_operator(test.name, tests)
     for value in list(model.graph.input):
         if value.name in parameters:
             model.graph.initializer.append(numpy_helper.from_array(given[value.name], value.name))
             model.graph.input.remove(value)
         else:
             value.CopyFrom(_info(value.name, given[value.name]))
-    expected = {value.name: array for value, array in zip(model.graph.output, outputs, strict=True)}
+    expected = {v.name: array for v, array in zip(model.graph.output, outputs, strict=True) if array is not None}
     for value in model.graph.output:
         value.CopyFrom(_info(value.name, expected[value.name]))
     feeds = {name: array for name, array in given.items() if name not in parameters}
-    return Case(*common, model=model, feeds=feeds, expected=expected)
+    constructs |= _shapes_need(list(feeds.values()), list(expected.values()))
+    return Case(*common, constructs=constructs, model=model, feeds=feeds, expected=expected)
 
 
-def _frozen_names(model: onnx.ModelProto, names: list[str]) -> set[str]:
-    """Graph inputs that some node reads as a parameter. An expanded test has the parameters of the operator it expands."""
+def _shapes_need(fed: Sequence[Array], expected: Sequence[Array]) -> frozenset[str]:
+    found = set()
+    if any(array.size == 0 for array in (*fed, *expected)):
+        found.add("empty")
+    if any(array.ndim == 0 for array in fed):
+        found.add("scalar input")
+    if any(array.ndim >= MANY_AXES for array in (*fed, *expected)):
+        found.add("rank")
+    return frozenset(found)
+
+
+def _frozen_names(model: onnx.ModelProto, names: Sequence[str]) -> set[str]:
+    """Graph inputs that some node reads as a parameter."""
     found: set[str] = set()
     for node in model.graph.node:
         for index in FROZEN.get(node.op_type, ()):
@@ -150,10 +179,13 @@ def _frozen_names(model: onnx.ModelProto, names: list[str]) -> set[str]:
     return found
 
 
+def _frozen_by_operator(name: str, tests: dict[str, Any]) -> set[str]:
+    """An expanded test has the parameters of the operator it expands; its inputs are called as there."""
+    whole = tests.get(name[: name.index("_expanded")]) if "_expanded" in name else None
+    if whole is None:
+        return set()
+    return _frozen_names(whole.model, [value.name for value in whole.model.graph.input])
+
+
 def _info(name: str, array: Array) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-
-
-def fed(cases: tuple[Case, ...]) -> Iterator[Case]:
-    """Cases that a format could hold."""
-    return (case for case in cases if not case.unrepresentable)

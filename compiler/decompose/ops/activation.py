@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from compiler.decompose.builder import Builder
+from compiler.decompose.ops.integers import WIDE, back
 from compiler.decompose.table import Undecomposable, decomposes
 
 
@@ -79,11 +80,15 @@ def mod(b: Builder) -> None:
     """fmod=1 takes the dividend's sign: x - y trunc(x / y); else the divisor's: x - y floor(x / y)."""
     x, y = b.x.name, b.node.input[1]
     kind = b.x.dtype.name
-    if kind in ("int8", "int16", "uint8"):
-        wide = b.op("Mod", *(b.op("Cast", name, to=6) for name in (x, y)), fmod=b.attribute("fmod", 0))
-        b.output(b.op("Cast", wide, to={"int8": 3, "int16": 5, "uint8": 2}[kind]))
+    if kind in WIDE:
+        wide = [b.op("Cast", name, to=WIDE[kind]) for name in (x, y)]
+        if kind == "uint64":
+            rest = b.op("Sub", wide[0], b.op("Mul", b.op("Cast", b.op("Div", x, y), to=7), wide[1]))
+        else:
+            rest = b.op("Mod", *wide, fmod=b.attribute("fmod", 0))
+        b.output(back(b, rest))
         return
-    if kind == "int32" and b.attribute("fmod", 0):  # the integer quotient is truncated
+    if kind in ("int32", "int64") and b.attribute("fmod", 0):  # the integer quotient is truncated
         b.output(b.op("Sub", x, b.op("Mul", y, b.op("Div", x, y))))
         return
     if kind != "float32":
@@ -93,7 +98,21 @@ def mod(b: Builder) -> None:
         whole = b.op("Mul", b.op("Sign", quotient), b.op("Floor", b.op("Abs", quotient)))
     else:
         whole = b.op("Floor", quotient)
-    b.output(b.op("Sub", x, b.op("Mul", y, whole)))
+    b.output(_infinite_divisor(b, x, y, b.op("Sub", x, b.op("Mul", y, whole))))
+
+
+def _infinite_divisor(b: Builder, x: str, y: str, rest: str) -> str:
+    """Divided by an infinity, a number is its own remainder; of the divisor's sign where that is asked for."""
+    divisor = b.operand(1)
+    assert divisor is not None
+    if divisor.constant is not None and not np.isinf(divisor.constant).any():
+        return rest
+    infinity = b.like(np.inf)
+    whole = b.op("And", b.op("Equal", b.op("Abs", y), infinity), b.op("Less", b.op("Abs", x), infinity))
+    own = x
+    if not b.attribute("fmod", 0):
+        own = b.op("Where", b.op("Less", b.op("Mul", x, y), b.like(0.0)), y, x)
+    return b.op("Where", whole, own, rest)
 
 
 @decomposes("Sign")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from compiler.decompose.builder import Builder
+from compiler.decompose.ops.volumes import transposed
 from compiler.decompose.table import Undecomposable, decomposes
 
 
@@ -18,6 +19,11 @@ def grouped_conv_transpose(b: Builder) -> None:
         raise Undecomposable("its weight is computed at run time")
     spatial = len(b.x.shape) - 2
     dilations = b.attribute("dilations", None) or [1] * spatial
+    if spatial == 3:
+        transposed(b)
+        return
+    if _grown(b, weight.shape[2:], dilations):
+        return
     if groups == 1 and set(dilations) == {1}:
         raise Undecomposable("it has one group and no dilation")
     kernel = _spread(weight.constant, dilations)
@@ -33,6 +39,23 @@ def grouped_conv_transpose(b: Builder) -> None:
             arguments.append(bias.name if groups == 1 else b.take(bias.name, 0, first, first + each_out))
         parts.append(b.op("ConvTranspose", *arguments, kernel_shape=list(kernel.shape[2:]), **attributes))
     b.output(parts[0] if groups == 1 else b.op("Concat", *parts, axis=1))
+
+
+def _grown(b: Builder, kernel: tuple[int, ...], dilations: list[int]) -> bool:
+    """An output larger than everything that the kernel reaches: zeros behind the full convolution, then the bias."""
+    spatial, strides = len(kernel), b.attribute("strides", None) or [1] * (len(b.x.shape) - 2)
+    full = [(b.x.shape[2 + i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 for i in range(spatial)]
+    more = [b.y.shape[2 + i] - full[i] for i in range(spatial)]
+    if b.attribute("output_shape", None) is None or min(more) < 0 or not any(more):
+        return False
+    kept = _kept(b, ("dilations", "group", "strides"))
+    result = b.op("ConvTranspose", b.x.name, b.node.input[1], kernel_shape=list(kernel), **kept)
+    pads = np.asarray([0] * (spatial + 4) + more, np.int64)
+    result = b.op("Pad", result, pads, b.like(0.0))
+    if b.operand(2) is not None:
+        result = b.op("Add", result, b.reshape(b.node.input[2], [1, -1, *[1] * spatial]))
+    b.output(result)
+    return True
 
 
 def _spread(weight: np.ndarray, dilations: list[int]) -> np.ndarray:

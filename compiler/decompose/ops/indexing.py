@@ -145,11 +145,31 @@ def gather_elements(b: Builder) -> None:
         flat = b.constant(_flat(indices.constant, axis, b.x.shape).ravel())
         b.output(b.reshape(b.op("Gather", rows, flat), indices.shape))
         return
-    elsewhere = _flat(np.zeros(indices.shape, np.int64), axis, b.x.shape)
-    number = b.op("Cast", indices.name, to=7)
+    elsewhere = _flat(np.zeros(indices.shape, np.int64), axis, b.x.shape).ravel()
+    number = b.op("Cast", b.reshape(indices.name, [-1]), to=7)
     size, stride = b.x.shape[axis], int(np.prod(b.x.shape[axis + 1 :], dtype=np.int64))
     wrapped = b.op("Where", b.op("Less", number, np.array(0)), b.op("Add", number, np.array(size)), number)
-    b.output(b.op("Gather", rows, b.op("Add", b.op("Mul", wrapped, np.array(stride)), elsewhere)))
+    found = b.op("Gather", rows, b.op("Add", b.op("Mul", wrapped, np.array(stride)), elsewhere))
+    b.output(b.reshape(found, indices.shape))
+
+
+@decomposes("GatherND")
+def batched_gather_nd(b: Builder) -> None:
+    """Rows of the input flattened behind batch and indexed axes, at places computed by integer arithmetic."""
+    indices, batch = b.operand(1), b.attribute("batch_dims", 0)
+    assert indices is not None
+    depth = indices.shape[-1]
+    indexed = b.x.shape[batch : batch + depth]
+    rows = b.reshape(b.x.name, [int(np.prod(b.x.shape[: batch + depth])), *b.x.shape[batch + depth :]])
+    number = b.op("Cast", indices.name, to=7)
+    sizes = np.asarray(indexed, np.int64)
+    strides = np.asarray([int(np.prod(indexed[i + 1 :], dtype=np.int64)) for i in range(depth)], np.int64)
+    wrapped = b.op("Where", b.op("Less", number, np.array(0)), b.op("Add", number, sizes), number)
+    last = np.asarray([len(indices.shape) - 1], np.int64)
+    flat = b.op("ReduceSum", b.op("Mul", wrapped, strides), last, keepdims=0)
+    first = np.arange(int(np.prod(b.x.shape[:batch], dtype=np.int64)), dtype=np.int64) * int(np.prod(indexed))
+    first = first.reshape([*b.x.shape[:batch], *[1] * (len(indices.shape) - 1 - batch)])
+    b.output(b.op("Gather", rows, b.op("Add", flat, first), axis=0))
 
 
 def _flat(indices: Array, axis: int, shape: tuple[int, ...]) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from compiler.decompose.builder import Builder
+from compiler.decompose.ops.integers import back
 from compiler.decompose.table import Undecomposable, decomposes
 
 
@@ -42,6 +43,9 @@ def _root(b: Builder, name: str, p: int) -> str:
 @decomposes("MaxPool", "AveragePool")
 def pool_by_slices(b: Builder) -> None:
     """Dilated and three-dimensional pools: axis by axis, the maximum or sum of one strided slice per tap."""
+    if b.wanted(1) and b.x.dtype == np.float32:
+        _with_indices(b)
+        return
     if b.wanted(1) or b.x.dtype.name not in ("float32", "int8", "uint8"):
         raise Undecomposable("its indices are used, or its type has no padding value")
     spatial = len(b.x.shape) - 2
@@ -51,6 +55,9 @@ def pool_by_slices(b: Builder) -> None:
     if set(dilations) == {1} and spatial < 3 and b.x.dtype.name == "float32":
         raise Undecomposable("the runtime's own operator is needed")
     average = b.node.op_type == "AveragePool"
+    if not average and b.x.dtype != np.float32 and set(dilations) == {1} and spatial < 3:
+        _in_float(b)
+        return
     include = bool(b.attribute("count_include_pad", 0))
     result, counts = b.x.name, np.ones((1, 1), np.float64)
     for i in range(spatial):
@@ -72,6 +79,44 @@ def pool_by_slices(b: Builder) -> None:
             raise Undecomposable("a window lies wholly in its padding")
         result = b.op("Div", result, counts.astype(np.float32))
     b.output(result)
+
+
+def _in_float(b: Builder) -> None:
+    """Bytes, whose order float32 keeps."""
+    kept = ("auto_pad", "ceil_mode", "kernel_shape", "pads", "strides")
+    attributes = {name: value for name in kept if (value := b.attribute(name, None)) is not None}
+    b.output(back(b, b.op("MaxPool", b.op("Cast", b.x.name, to=1), **attributes)))
+
+
+def _with_indices(b: Builder) -> None:
+    """One strided slice per tap; where a tap is larger than all before it, its place in the flattened input is kept."""
+    batch, channels, *sizes = b.x.shape
+    spatial, out, kernel = len(sizes), b.y.shape[2:], b.attribute("kernel_shape", None)
+    strides = b.attribute("strides", None) or [1] * spatial
+    dilations = b.attribute("dilations", None) or [1] * spatial
+    source, befores = b.x.name, []
+    for i in range(spatial):
+        _, before, after = _pads(b, i, kernel[i], strides[i], dilations[i], out[i])
+        source = _filled(b, source, i + 2, before, max(0, after), _lowest(b))
+        befores.append(before)
+    order = "F" if b.attribute("storage_order", 0) else "C"
+    numbers = np.arange(int(np.prod(sizes))).reshape(sizes, order=order)
+    planes = (np.arange(batch * channels) * numbers.size).reshape(batch, channels, *[1] * spatial)
+    best = place = ""
+    for tap in np.ndindex(*kernel):
+        part, where = source, []
+        for i in range(spatial):
+            start = tap[i] * dilations[i]
+            part = b.take(part, i + 2, start, start + (out[i] - 1) * strides[i] + 1, strides[i])
+            where.append(np.clip(np.arange(out[i]) * strides[i] + start - befores[i], 0, sizes[i] - 1))
+        mine = (numbers[np.ix_(*where)] + planes).astype(np.int64)
+        if not best:
+            best, place = part, b.constant(mine)
+            continue
+        better = b.op("Greater", part, best)
+        best, place = b.op("Max", best, part), b.op("Where", better, mine, place)
+    b.output(best)
+    b.output(place, 1)
 
 
 def _pads(b: Builder, i: int, kernel: int, stride: int, dilation: int, out: int) -> tuple[int, int, int]:

@@ -5,6 +5,8 @@ Source: the ONNX operators' own definitions; the float forms round as the intege
 
 from __future__ import annotations
 
+from onnx import helper
+
 from compiler.decompose.builder import Builder
 from compiler.decompose.table import Undecomposable, decomposes
 
@@ -29,7 +31,14 @@ def qlinear_conv(b: Builder) -> None:
     b.output(b.op("QuantizeLinear", b.op("Conv", *arguments, **attributes), *b.node.input[6:8]))
 
 
-RANGES = {"uint8": (0, 255), "int8": (-128, 127), "uint16": (0, 65535), "int16": (-32768, 32767)}
+RANGES = {
+    "uint8": (0, 255),
+    "int8": (-128, 127),
+    "uint16": (0, 65535),
+    "int16": (-32768, 32767),
+    "int4": (-8, 7),
+    "uint4": (0, 15),
+}
 
 
 @decomposes("QuantizeLinear")
@@ -41,7 +50,7 @@ def quantize_linear(b: Builder) -> None:
     if zero is not None:
         moved = b.op("Add", moved, b.op("Cast", zero, to=1))
     kept = b.op("Min", b.op("Max", moved, b.constant(low, "float32")), b.constant(high, "float32"))
-    b.output(b.op("Cast", kept, to={"uint8": 2, "int8": 3, "uint16": 4, "int16": 5}[b.y.dtype.name]))
+    b.output(b.op("Cast", kept, to=helper.np_dtype_to_tensor_dtype(b.y.dtype)))
 
 
 def _range(name: str) -> tuple[int, int]:

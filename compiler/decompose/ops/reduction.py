@@ -15,9 +15,10 @@ def reduce_prod(b: Builder) -> None:
     """Halves along each axis multiplied until one is left: log2(n) products of slices, in float32's own rounding."""
     axes, keep = _axes(b)
     result, shape = b.x.name, list(b.x.shape)
+    if any(shape[axis] == 0 for axis in axes):  # the product of nothing
+        b.output(b.constant(np.ones(b.y.shape, b.x.dtype)))
+        return
     for axis in axes:
-        if shape[axis] == 0:
-            raise Undecomposable("it multiplies nothing")
         while shape[axis] > 1:
             half = shape[axis] // 2
             product = b.op("Mul", b.take(result, axis, 0, half), b.take(result, axis, half, 2 * half))

@@ -156,8 +156,10 @@ def grid_sample(b: Builder) -> None:
     mode = b.attribute("mode", "linear")
     mode = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
     rank = len(dims)
-    sampler = _Sampler(b, dims, b.attribute("padding_mode", "zeros"), bool(b.attribute("align_corners", 0)))
     out = grid.shape[1:-1]
+    sampler = Sampler(
+        b, b.x.name, b.x.shape, out, b.attribute("padding_mode", "zeros"), bool(b.attribute("align_corners", 0))
+    )
     coordinates = [
         sampler.denormalized(b.reshape(b.take(grid.name, rank + 1, rank - 1 - k, rank - k), [b.x.shape[0], *out]), k)
         for k in range(rank)
@@ -165,12 +167,12 @@ def grid_sample(b: Builder) -> None:
     if mode == "nearest":
         result = sampler.pixels([b.op("Round", c) for c in coordinates], integral=True)
     else:
-        taps = [_linear_taps(b, c) if mode == "linear" else _cubic_taps(b, c) for c in coordinates]
+        taps = [linear_taps(b, c) if mode == "linear" else _cubic_taps(b, c) for c in coordinates]
         result = sampler.weighted(taps)
     b.output(b.transpose(result, [0, rank + 1, *range(1, rank + 1)]))
 
 
-def _linear_taps(b: Builder, place: str) -> list[tuple[str, str]]:
+def linear_taps(b: Builder, place: str) -> list[tuple[str, str]]:
     low = b.op("Floor", place)
     share = b.op("Sub", place, low)
     return [(low, b.op("Sub", b.like(1.0), share)), (b.op("Add", low, b.like(1.0)), share)]
@@ -194,16 +196,25 @@ def _cubic_taps(b: Builder, place: str) -> list[tuple[str, str]]:
     return taps
 
 
-class _Sampler:
-    """Reads pixels of the input at computed integer places, as the padding mode says."""
+class Sampler:
+    """Reads pixels of an input at computed integer places, as the padding mode says.
 
-    def __init__(self, b: Builder, dims: tuple[int, ...], padding: str, align: bool) -> None:
-        self.b, self.dims, self.padding, self.align = b, dims, padding, align
-        rank, batch, channels = len(dims), b.x.shape[0], b.x.shape[1]
-        last = b.transpose(b.x.name, [0, *range(2, rank + 2), 1])
-        self.rows = b.reshape(last, [batch * int(np.prod(dims)), channels])
-        self.first = (np.arange(batch) * int(np.prod(dims))).astype(np.float32)
-        if batch * int(np.prod(dims)) >= 2**24:
+    Args:
+        source: name of the input, ``shape`` its [batch, channels, ...].
+        out: sizes of the places' tensors behind the batch.
+        padding: "zeros", "border" or "reflection", the last with or without ``align``ed corners.
+    """
+
+    def __init__(
+        self, b: Builder, source: str, shape: tuple[int, ...], out: tuple[int, ...], padding: str, align: bool = False
+    ) -> None:
+        self.b, self.dims, self.padding, self.align = b, shape[2:], padding, align
+        self.places = [shape[0], *out]
+        rank, pixels = len(self.dims), int(np.prod(self.dims))
+        last = b.transpose(source, [0, *range(2, rank + 2), 1])
+        self.rows = b.reshape(last, [shape[0] * pixels, shape[1]])
+        self.first = (np.arange(shape[0]) * pixels).astype(np.float32)
+        if shape[0] * pixels >= 2**24:
             raise Undecomposable("float32 cannot count its pixels")
 
     def denormalized(self, place: str, axis: int) -> str:
@@ -247,20 +258,17 @@ class _Sampler:
         values = b.op("Gather", self.rows, b.op("Cast", index, to=6), axis=0)
         if valid is None:
             return values
-        grid = self.b.inputs[1]
-        assert grid is not None
-        return b.op("Where", b.reshape(valid, [*grid.shape[:-1], 1]), values, b.like(0.0))
+        return b.op("Where", b.reshape(valid, [*self.places, 1]), values, b.like(0.0))
 
     def weighted(self, taps: list[list[tuple[str, str]]]) -> str:
+        """Sums over all combinations of one (place, weight) per axis."""
         b = self.b
-        grid = b.inputs[1]
-        assert grid is not None
         total: str | None = None
         for chosen in itertools.product(*taps):
             weight = chosen[0][1]
             for _, other in chosen[1:]:
                 weight = b.op("Mul", weight, other)
-            term = b.op("Mul", self.pixels([place for place, _ in chosen]), b.reshape(weight, [*grid.shape[:-1], 1]))
+            term = b.op("Mul", self.pixels([place for place, _ in chosen]), b.reshape(weight, [*self.places, 1]))
             total = term if total is None else b.op("Add", total, term)
         assert total is not None
         return total

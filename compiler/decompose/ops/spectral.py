@@ -26,7 +26,8 @@ def dft(b: Builder) -> None:
         raise Undecomposable("it is too long, or not float32")
     inverse, one_sided = b.attribute("inverse", 0), b.attribute("onesided", 0)
     if inverse and one_sided:
-        raise Undecomposable("a one-sided inverse has no definition in the standard's earlier versions")
+        _real_inverse(b, axis, None if length_operand is None else length)
+        return
     bins = length // 2 + 1 if one_sided else length
     used = min(size, length)
     phase = 2 * np.pi * np.outer(np.arange(used), np.arange(bins)) / length
@@ -49,6 +50,27 @@ def dft(b: Builder) -> None:
     back = [order.index(i) for i in range(rank - 1)]
     shape = [*(bins if i == axis else s for i, s in enumerate(b.x.shape[:-1])), 1]
     b.output(b.op("Concat", *(b.reshape(b.transpose(value, back), shape) for value in (re, im)), axis=rank - 1))
+
+
+def _real_inverse(b: Builder, axis: int, length: int | None) -> None:
+    """x[n] = (1/N) sum_k w_k (Re X_k cos - Im X_k sin)(2 pi k n / N): the bins left out are conjugates of those given.
+
+    w_k is 1 for the bins without a partner (0, and N/2 of an even N), 2 for the others.
+    """
+    rank, bins = len(b.x.shape), b.x.shape[axis]
+    length = 2 * (bins - 1) if length is None else length
+    used = min(bins, length // 2 + 1)
+    numbers = np.arange(used)
+    phase = 2 * np.pi * np.outer(numbers, np.arange(length)) / length
+    weights = np.where((numbers == 0) | (2 * numbers == length), 1.0, 2.0)[:, None] / length
+    order = [i for i in range(rank - 1) if i != axis] + [axis]
+    parts = []
+    for index, matrix in enumerate((np.cos(phase) * weights, -np.sin(phase) * weights)):
+        taken = b.take(b.take(b.x.name, rank - 1, index, index + 1), axis, 0, used)
+        shape = [used if i == axis else s for i, s in enumerate(b.x.shape[:-1])]
+        parts.append(b.op("MatMul", b.transpose(b.reshape(taken, shape), order), matrix.astype(np.float32)))
+    back = [order.index(i) for i in range(rank - 1)]
+    b.output(b.reshape(b.transpose(b.op("Add", *parts), back), b.y.shape))
 
 
 @decomposes("STFT")

@@ -38,9 +38,13 @@ T = TypeVar("T")
 
 MAX_RANK = 5  # Core ML's limit for tensors of an ML program
 # numpy's names of hub element types, and what Core ML's inputs and outputs can carry for them.
-IO_TYPES = {"float32": "fp32", "int32": "int32", "int64": "int32", "bool": "int32", "int8": "int32", "uint8": "int32"}
+# MIL has no arithmetic on 16 bits: they stay in int32 all the way.
+IO_TYPES = {"float32": "fp32"} | dict.fromkeys(("int32", "int64", "bool", "int8", "uint8", "int16", "uint16"), "int32")
 # Of these, the program itself computes in the narrow type, cast at its edge. MIL casts to bytes since iOS17.
 NARROW_TYPES = frozenset({"bool", "int8", "uint8"})
+_OVERFLOWING = frozenset(
+    {"Add", "Sub", "Mul", "Div", "Neg", "Abs", "Pow"}
+)  # what may leave 16 bits must come back to them
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +217,8 @@ class _Build:
         lowering = LOWERINGS.find(node.op_type, self.opset)
         if lowering is None:
             raise Unsupported("Core ML has no lowering for this operator", "Leave out the format coreml.")
+        if node.op_type in _OVERFLOWING and any(str(output.dtype) in ("INT16", "UINT16") for output in node.outputs):
+            raise Unsupported("arithmetic on 16 bits has no operation")
         needed = [output for output in node.outputs if is_used(output) and not is_left_out(output)]
         for output in needed:
             _checked_shape(output, bool(self.interface.flexible))

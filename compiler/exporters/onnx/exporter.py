@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from compiler.errors import Refusal, UnsupportedModel
 from compiler.exporters.base import ExportOptions, ExportResult
+from compiler.exporters.onnx.batch import free_batch
 from compiler.exporters.onnx.dynamic import to_dynamic
 from compiler.exporters.onnx.half import to_float16
 from compiler.passes.serialize import from_bytes, to_bytes
@@ -48,6 +49,10 @@ class OnnxExporter:
         if refusals:
             raise UnsupportedModel(refusals)
         notes: tuple[str, ...] = ()
+        if options.rebatch is not None:
+            model, refusals = free_batch(*options.rebatch.twins(model))
+            if refusals:
+                raise UnsupportedModel(refusals)
         if options.precision is Precision.FP16:
             model, notes = to_float16(model)
         elif options.precision is Precision.INT8:

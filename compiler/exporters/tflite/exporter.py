@@ -12,6 +12,7 @@ from compiler.errors import Refusal, UnsupportedModel
 from compiler.exporters.base import ExportOptions, ExportResult
 from compiler.exporters.tflite import layout
 from compiler.exporters.tflite.context import LoweringContext, Unsupported, dtype_of, name_of, shape_of
+from compiler.exporters.tflite.dynamic import free_batch
 from compiler.exporters.tflite.interface import Port, input_port, islands, output_ports
 from compiler.exporters.tflite.table import TFLITE
 from compiler.exporters.tflite.tensors import Weights
@@ -21,6 +22,8 @@ from runtimes.artifact.files import write_atomic
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from compiler.rebatch import Rebatch
 
 DESCRIPTION = "edgewright"
 _WEIGHTS = {
@@ -52,7 +55,7 @@ class TFLiteExporter:
 
     def export(self, model: ir.Model, destination: Path, options: ExportOptions) -> ExportResult:
         """Write ``destination``. Raises UnsupportedModel with all refusals, StorageError."""
-        lowered = _settled(model, options)
+        lowered = _settled(model, options) if options.rebatch is None else _freed(model, options, options.rebatch)
         if lowered.refusals:
             raise UnsupportedModel(lowered.refusals)
         content = lowered.context.writer.finish(
@@ -68,6 +71,13 @@ EXPORTER = TFLiteExporter()
 
 def _settled(model: ir.Model, options: ExportOptions) -> _Lowered:
     return settle(model, lambda attempt: _lower(attempt, options))
+
+
+def _freed(model: ir.Model, options: ExportOptions, rebatch: Rebatch) -> _Lowered:
+    """Lowered for every batch size."""
+    first, second = (_settled(twin, options) for twin in rebatch.twins(model))
+    first.refusals = [*first.refusals, *second.refusals] or free_batch(first.context.writer, second.context.writer)
+    return first
 
 
 def _lower(model: ir.Model, options: ExportOptions) -> _Lowered:

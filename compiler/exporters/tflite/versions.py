@@ -284,6 +284,10 @@ def _sign(inputs: Inputs, options: Options) -> int:
 @_rule("CAST")
 def _cast(inputs: Inputs, options: Options) -> int:
     types = {_dtype(inputs, 0), options["to"]}
+    if np.dtype(ml_dtypes.bfloat16) in types:
+        return 7
+    if _dtype(inputs, 0) == np.dtype(ml_dtypes.int4) and options["to"] == np.dtype(np.float32):
+        return 6
     if np.dtype(np.float64) in types or np.dtype(np.float16) in types:
         return 5
     if np.dtype(np.uint16) in types:

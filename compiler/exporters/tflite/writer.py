@@ -6,7 +6,8 @@ Source: LiteRT's tflite/converter/schema/schema.fbs (schema version 3).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -32,6 +33,8 @@ _TYPES = {
     "int8": "INT8",
     "int4": "INT4",
     "float64": "FLOAT64",
+    "bfloat16": "BFLOAT16",
+    "uint4": "UINT4",
     "uint32": "UINT32",
     "uint16": "UINT16",
     "uint64": "UINT64",
@@ -57,6 +60,9 @@ class GraphWriter:
         self._constants: dict[tuple[object, ...], Tensor] = {}
         self._codes: dict[tuple[str, int], int] = {}
         self._operators: list[Any] = []
+        self._freed: dict[
+            int, tuple[tuple[int, ...], tuple[int, ...]]
+        ] = {}  # shape at batch 1, and with -1 for the batch
         self.origin = ""  # the hub's node that operators are written for
         self.origins: list[str] = []  # one per operator
 
@@ -130,6 +136,37 @@ class GraphWriter:
         self._operators.append(operator)
         self.origins.append(self.origin)
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        return self._tensors
+
+    @property
+    def operators(self) -> list[Any]:
+        return self._operators
+
+    def name(self, index: int) -> str:
+        return self._names[index]
+
+    def readers(self, index: int) -> Iterator[tuple[str, int, int]]:
+        """Code, input position and number of each operator that reads tensor ``index``."""
+        codes = [code for code, _ in self._codes]
+        for number, operator in enumerate(self._operators):
+            for place, read in enumerate(operator.inputs):
+                if read == index:
+                    yield codes[operator.opcodeIndex], place, number
+
+    def free(self, index: int, shape: tuple[int, ...], signature: tuple[int, ...]) -> None:
+        """Declare ``shape``, and by -1 in ``signature`` what an interpreter may resize."""
+        self._freed[index] = (shape, signature)
+
+    def exchange(self, index: int, data: Array) -> None:
+        """Give the constant ``index`` another content."""
+        digest = _digest(data)
+        if digest not in self._buffer_of:
+            self._buffers.append(data)
+            self._buffer_of[digest] = len(self._buffers)
+        self._tensors[index] = replace(self._tensors[index], shape=data.shape, data=data)
+
     def floating(self, types: Sequence[np.dtype[Any]]) -> list[str]:
         """The nodes, each once, whose operators read or write a tensor of one of ``types`` and do not just convert it."""
         codes = [code for code, _ in self._codes]
@@ -181,7 +218,10 @@ class GraphWriter:
     def _tensor_table(self, tensor: Tensor) -> Any:
         table = self._fb.TensorT()
         table.name = self._names[tensor.index]
-        table.shape = list(tensor.shape)
+        shape, signature = self._freed.get(tensor.index, (tensor.shape, None))
+        table.shape = list(shape)
+        if signature is not None:
+            table.shapeSignature = list(signature)
         table.type = int(getattr(self._fb.TensorType, _TYPES[tensor.dtype.name]))
         table.hasRank = True
         if tensor.data is not None:
@@ -241,11 +281,11 @@ def _digest(data: Array) -> bytes:
 
 
 def _raw(data: Array) -> Array:
-    """The buffer's bytes: int4 two to a byte, the first in the low half.
+    """The buffer's bytes: int4 and uint4 two to a byte, the first in the low half.
 
     Source: UnpackDenseInt4IntoInt8 in LiteRT's kernels/internal/portable_tensor_utils.h.
     """
-    if data.dtype != ml_dtypes.int4:
+    if data.dtype not in (ml_dtypes.int4, ml_dtypes.uint4):
         return data.reshape(-1).view(np.uint8)
     halves = data.reshape(-1).astype(np.int8).view(np.uint8) & 0xF
     padded = np.append(halves, np.zeros(halves.size % 2, np.uint8))

@@ -13,19 +13,18 @@ if TYPE_CHECKING:
 
 
 def truncated_quotient(ctx: Context, node: ir.Node, x: Var, y: Var, suffix: str = "") -> Var:
-    """x / y toward zero, in int32: floor_div of the magnitudes, then the signs."""
+    """x / y toward zero, in int32: one more than floor_div where that is negative and something is left.
+
+    Magnitudes and signs would do for all numbers but -2^31, which has no magnitude.
+    """
     mb = ctx.mb
-    magnitude = mb.floor_div(
-        x=mb.abs(x=x, name=ctx.name(node, suffix="_abs_x")),
-        y=mb.abs(x=y, name=ctx.name(node, suffix="_abs_y")),
-        name=ctx.name(node, suffix="_magnitude"),
-    )
-    sign = mb.mul(
-        x=mb.sign(x=x, name=ctx.name(node, suffix="_sign_x")),
-        y=mb.sign(x=y, name=ctx.name(node, suffix="_sign_y")),
-        name=ctx.name(node, suffix="_sign"),
-    )
-    return mb.mul(x=magnitude, y=sign, name=ctx.name(node, suffix=suffix))
+    floor = mb.floor_div(x=x, y=y, name=ctx.name(node, suffix="_floor"))
+    whole = mb.mul(x=floor, y=y, name=ctx.name(node, suffix="_floor_whole"))
+    inexact = mb.not_equal(x=whole, y=x, name=ctx.name(node, suffix="_inexact"))
+    negative = mb.less(x=floor, y=0, name=ctx.name(node, suffix="_negative"))
+    both = mb.logical_and(x=inexact, y=negative, name=ctx.name(node, suffix="_above"))
+    one = mb.cast(x=both, dtype="int32", name=ctx.name(node, suffix="_one"))
+    return mb.add(x=floor, y=one, name=ctx.name(node, suffix=suffix))
 
 
 def as_int32(ctx: Context, node: ir.Node, x: Var, suffix: str) -> Var:
@@ -33,17 +32,19 @@ def as_int32(ctx: Context, node: ir.Node, x: Var, suffix: str) -> Var:
     return x if dtype_name(x) == "int32" else ctx.mb.cast(x=x, dtype="int32", name=ctx.name(node, suffix=suffix))
 
 
-def to_byte(ctx: Context, node: ir.Node, x: Var, dtype: str) -> Var:
-    """The low eight bits of an int32 as int8 or uint8, which is what a cast of an integer means in ONNX.
+def to_narrow(ctx: Context, node: ir.Node, x: Var, dtype: str) -> Var:
+    """The low bits of an int32 as an integer of 8 or 16 bits, which is what a cast of an integer means in ONNX.
 
     MIL does not say what its cast does beyond the range, so the value is brought into it first:
-    uint8 mod(x, 256), int8 mod(x + 128, 256) - 128, with mod's sign that of the divisor.
+    uint8 mod(x, 256), int8 mod(x + 128, 256) - 128, with mod's sign that of the divisor. 16 bits stay in int32: MIL has no
+    arithmetic on them.
     """
-    mb, offset = ctx.mb, 128 if dtype == "int8" else 0
+    bits = 16 if dtype.endswith("16") else 8
+    mb, offset = ctx.mb, 0 if dtype.startswith("u") else 1 << (bits - 1)
     shifted = mb.add(x=x, y=offset, name=ctx.name(node, suffix="_shifted")) if offset else x
-    low = mb.mod(x=shifted, y=256, name=ctx.name(node, suffix="_low_bits"))
+    low = mb.mod(x=shifted, y=1 << bits, name=ctx.name(node, suffix="_low_bits"))
     value = mb.sub(x=low, y=offset, name=ctx.name(node, suffix="_value")) if offset else low
-    return mb.cast(x=value, dtype=dtype, name=ctx.name(node))
+    return mb.cast(x=value, dtype=dtype if bits == 8 else "int32", name=ctx.name(node))
 
 
 @LOWERINGS.lowers("Mod")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compiler.exporters.coreml.context import Context, Unsupported, dtype_name, output_shape
-from compiler.exporters.coreml.lowering.integers import as_int32, to_byte
+from compiler.exporters.coreml.lowering.integers import as_int32, to_narrow
 from compiler.exporters.coreml.lowering.shape import broadcast_to
 from compiler.exporters.coreml.lowering.table import LOWERINGS
 
@@ -21,7 +21,8 @@ _COMPARE = {
 }
 _BOOLEAN = {"And": "logical_and", "Or": "logical_or", "Xor": "logical_xor"}
 # ONNX element types that a cast may produce, in MIL's names. int64 is int32 throughout (Core ML has no wider integer).
-_CASTS = {"FLOAT": "", "INT32": "int32", "INT64": "int32", "BOOL": "bool", "INT8": "int8", "UINT8": "uint8"}
+_CASTS = {"FLOAT": "", "INT32": "int32", "INT64": "int32", "BOOL": "bool"}
+_CASTS |= {name.upper(): name for name in ("int8", "uint8", "int16", "uint16")}
 
 
 @LOWERINGS.lowers(*_COMPARE)
@@ -64,13 +65,16 @@ def cast(ctx: Context, node: ir.Node) -> None:
         raise Unsupported(f"a cast to {to.name} is not lowered", "Cast to float32, int32, int64, int8, uint8 or bool.")
     x = ctx.input(node, 0)
     dtype = _CASTS[to.name] or ctx.compute
+    if dtype in ("int16", "uint16"):
+        ctx.set(node.outputs[0], to_narrow(ctx, node, as_int32(ctx, node, x, "_int32"), dtype))
+        return
     if dtype == dtype_name(x):
         ctx.set(node.outputs[0], ctx.mb.identity(x=x, name=ctx.name(node)))
         return
     if dtype in ("int8", "uint8"):
         if ctx.target.version < 17:
             raise Unsupported(f"a cast to {dtype} needs iOS17", "Choose iOS17 or later, or cast to int32.")
-        ctx.set(node.outputs[0], to_byte(ctx, node, as_int32(ctx, node, x, "_int32"), dtype))
+        ctx.set(node.outputs[0], to_narrow(ctx, node, as_int32(ctx, node, x, "_int32"), dtype))
         return
     if dtype == "bool" and dtype_name(x) in ("fp32", "fp16"):
         # 0.3 is true in ONNX; a cast by way of an integer would make it false, a comparison cannot.

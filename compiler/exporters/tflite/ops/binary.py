@@ -142,6 +142,6 @@ def logical(context: LoweringContext, node: ir.Node) -> None:
 @lowers("Where", since=9)
 def where(context: LoweringContext, node: ir.Node) -> None:
     values = _operands(node)
-    need_type(values[1], (*FLOAT_OR_INT, "bool"))
+    need_type(values[1], (*FLOAT_OR_INT, "bool", "int8", "int16", "uint8", "uint16", "uint32", "uint64"))
     tensors, perm = _inputs(context, values, node.outputs[0], None)
     context.emit("SELECT_V2", tensors, [context.produce(node.outputs[0], perm)])

@@ -29,7 +29,7 @@ def _axes(context: LoweringContext, node: ir.Node, rank: int) -> list[int]:
 @lowers(*BUILTIN, since=13)
 def reduce(context: LoweringContext, node: ir.Node) -> None:
     source, output = attr.first(node), node.outputs[0]
-    need_type(source, ("float32",))
+    need_type(source, ("float32", "int32", "int64"))
     rank = len(shape_of(source))
     axes = _axes(context, node, rank) if rank else []
     if not axes:

@@ -48,7 +48,7 @@ def arg_extremum(context: LoweringContext, node: ir.Node) -> None:
 def top_k(context: LoweringContext, node: ir.Node) -> None:
     """The kernel takes the largest along the last axis, sorted; the smallest are the largest of the negated input."""
     source = attr.first(node)
-    need_type(source, ("float32", "int32"))
+    need_type(source, ("float32", "int32", "int64"))
     count = context.required_constant(attr.operand(node, 1), "count")
     rank = len(shape_of(source))
     axis = attr.axis(node, rank, -1)

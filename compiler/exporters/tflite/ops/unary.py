@@ -9,6 +9,7 @@ import numpy as np
 from compiler.exporters.tflite import attributes as attr
 from compiler.exporters.tflite import layout
 from compiler.exporters.tflite.context import LoweringContext, Unsupported, dtype_of, shape_of
+from compiler.exporters.tflite.ops import casts
 from compiler.exporters.tflite.table import lowers
 from compiler.exporters.tflite.tensors import QuantParams, Tensor, per_tensor
 
@@ -138,13 +139,20 @@ def identity(context: LoweringContext, node: ir.Node) -> None:
     context.alias(node.outputs[0], attr.first(node))
 
 
+# fmt: off
+CAST_TYPES = (
+    "float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "uint16", "uint32", "bool", "int4",
+    "uint4", "uint64",
+)
+# fmt: on
+
+
 @lowers("Cast")
 def cast(context: LoweringContext, node: ir.Node) -> None:
     source, output = attr.first(node), node.outputs[0]
-    allowed = ("float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
-    need_type(source, allowed)
-    need_type(output, allowed)
+    need_type(source, CAST_TYPES)
+    need_type(output, CAST_TYPES)
     perm = any_order(context, source)
     tensor = context.read(source, perm)
     result = context.produce(output, perm)
-    context.emit("CAST", [tensor], [result], None, to=result.dtype)
+    casts.cast(context, tensor, result)
