@@ -13,6 +13,7 @@ from compiler.exporters.base import ExportOptions, ExportResult
 from compiler.exporters.tflite import layout
 from compiler.exporters.tflite.context import LoweringContext, Unsupported, dtype_of, name_of, shape_of
 from compiler.exporters.tflite.interface import Port, input_port, islands, output_ports
+from compiler.exporters.tflite.relayout import Relayout, relayout
 from compiler.exporters.tflite.table import TFLITE
 from compiler.exporters.tflite.tensors import Weights
 from compiler.exporters.tflite.writer import MAX_FILE_BYTES, GraphWriter
@@ -28,6 +29,7 @@ _WEIGHTS = {
     Precision.INT4_WEIGHTS: Weights.STORED,
     Precision.INT8_DYNAMIC: Weights.HYBRID,
 }
+LISTED_TRANSPOSES = 6
 REPLACE = "Replace it in the source, or leave out this format with --format."
 
 
@@ -54,15 +56,26 @@ class TFLiteExporter:
         lowered = _settled(model, options)
         if lowered.refusals:
             raise UnsupportedModel(lowered.refusals)
-        content = lowered.context.writer.finish(
-            lowered.inputs, lowered.outputs, description=DESCRIPTION, metadata=options.metadata
-        )
+        laid = relayout(lowered.context.writer, lowered.inputs, lowered.outputs)
+        content = laid.writer.finish(laid.inputs, laid.outputs, description=DESCRIPTION, metadata=options.metadata)
         write_atomic(destination, bytes(content))
-        transposes = lowered.context.transposes
-        return ExportResult(destination, (f"{transposes} transpose(s) left", *lowered.context.notes))
+        return ExportResult(destination, (*_layout_notes(laid), *lowered.context.notes))
 
 
 EXPORTER = TFLiteExporter()
+
+
+def _layout_notes(laid: Relayout) -> list[str]:
+    """How many transposes are left, then the largest with what asks for them."""
+    moved = sorted(laid.moved, key=lambda one: -one.elements)
+    found = [f"{len(moved)} transpose(s) left"]
+    found += [f"transpose of {one.why}" for one in moved[:LISTED_TRANSPOSES]]
+    if len(moved) > LISTED_TRANSPOSES:
+        rest = sum(one.elements for one in moved[LISTED_TRANSPOSES:])
+        found.append(f"transposes of {rest} elements in {len(moved) - LISTED_TRANSPOSES} smaller ones")
+    if not laid.proven:
+        found.append("the assignment of layouts is not proven to be the cheapest: too many operators depend on each other")
+    return found
 
 
 def _settled(model: ir.Model, options: ExportOptions) -> _Lowered:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import ml_dtypes
@@ -42,6 +43,21 @@ def writable(dtype: np.dtype[Any]) -> bool:
     return dtype.name in _TYPES
 
 
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One builtin operator: ``code`` is its name in the schema's BuiltinOperator, ``fields`` those of its options table.
+
+    ``origin`` names the hub's node that it was written for.
+    """
+
+    code: str
+    inputs: tuple[Tensor | None, ...]
+    outputs: tuple[Tensor, ...]
+    options: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    origin: str = ""
+
+
 class GraphWriter:
     """Collects one subgraph. Indices are given out in the order of calls, so equal calls give equal bytes."""
 
@@ -56,13 +72,15 @@ class GraphWriter:
         self._buffer_of: dict[bytes, int] = {}
         self._constants: dict[tuple[object, ...], Tensor] = {}
         self._codes: dict[tuple[str, int], int] = {}
-        self._operators: list[Any] = []
+        self.operations: list[Operation] = []
         self.origin = ""  # the hub's node that operators are written for
-        self.origins: list[str] = []  # one per operator
 
     @property
     def constant_bytes(self) -> int:
         return sum(buffer.nbytes for buffer in self._buffers)
+
+    def name(self, tensor: Tensor) -> str:
+        return self._names[tensor.index]
 
     def tensor(self, name: str, shape: Sequence[int], dtype: np.dtype[Any], quant: QuantParams | None = None) -> Tensor:
         """A tensor that an operator fills, or an input."""
@@ -111,35 +129,16 @@ class GraphWriter:
             options: the name of its options table, without the "T" of the generated class.
             fields: the table's fields by the generated class's names. ``to`` is for the version rules alone.
         """
-        number = version(code, inputs, fields)
-        builtin = int(getattr(self._fb.BuiltinOperator, code))
-        operator = self._fb.OperatorT()
-        operator.opcodeIndex = self._codes.setdefault((code, number), len(self._codes))
-        operator.inputs = [-1 if tensor is None else tensor.index for tensor in inputs]
-        operator.outputs = [tensor.index for tensor in outputs]
-        if options is not None:
-            table = getattr(self._fb, f"{options}T")()
-            for key, value in fields.items():
-                if key != "to":
-                    if not hasattr(table, key):
-                        raise ValueError(f"{options} has no field {key!r}")
-                    setattr(table, key, value)
-            operator.builtinOptionsType = int(getattr(self._fb.BuiltinOptions, options))
-            operator.builtinOptions = table
-        assert builtin >= 0
-        self._operators.append(operator)
-        self.origins.append(self.origin)
+        assert hasattr(self._fb.BuiltinOperator, code), code
+        self.operations.append(Operation(code, tuple(inputs), tuple(outputs), options, fields, self.origin))
 
     def floating(self, types: Sequence[np.dtype[Any]]) -> list[str]:
         """The nodes, each once, whose operators read or write a tensor of one of ``types`` and do not just convert it."""
-        codes = [code for code, _ in self._codes]
         found: dict[str, None] = {}
-        for operator, origin in zip(self._operators, self.origins, strict=True):
-            if codes[operator.opcodeIndex] in ("QUANTIZE", "DEQUANTIZE"):
-                continue
-            touched = [*operator.inputs, *operator.outputs]
-            if any(index >= 0 and self._tensors[index].dtype in types for index in touched):
-                found[origin] = None
+        for operation in self.operations:
+            touched = [tensor for tensor in (*operation.inputs, *operation.outputs) if tensor is not None]
+            if operation.code not in ("QUANTIZE", "DEQUANTIZE") and any(tensor.dtype in types for tensor in touched):
+                found[operation.origin] = None
         return list(found)
 
     def finish(
@@ -159,7 +158,7 @@ class GraphWriter:
         graph.tensors = [self._tensor_table(tensor) for tensor in self._tensors]
         graph.inputs = [tensor.index for _, tensor in inputs]
         graph.outputs = [tensor.index for _, tensor in outputs]
-        graph.operators = self._operators
+        graph.operators = [self._operator_table(operation) for operation in self.operations]
         model.version, model.description, model.subgraphs = SCHEMA_VERSION, description, [graph]
         model.operatorCodes = [self._code_table(code, number) for code, number in self._codes]
         model.signatureDefs = [self._signature(inputs, outputs)]
@@ -177,6 +176,23 @@ class GraphWriter:
     def _raw_buffer(self, content: bytes) -> int:
         self._buffers.append(np.frombuffer(content, np.uint8))
         return len(self._buffers)
+
+    def _operator_table(self, operation: Operation) -> Any:
+        number = version(operation.code, operation.inputs, operation.fields)
+        operator = self._fb.OperatorT()
+        operator.opcodeIndex = self._codes.setdefault((operation.code, number), len(self._codes))
+        operator.inputs = [-1 if tensor is None else tensor.index for tensor in operation.inputs]
+        operator.outputs = [tensor.index for tensor in operation.outputs]
+        if operation.options is not None:
+            table = getattr(self._fb, f"{operation.options}T")()
+            for key, value in operation.fields.items():
+                if key != "to":
+                    if not hasattr(table, key):
+                        raise ValueError(f"{operation.options} has no field {key!r}")
+                    setattr(table, key, value)
+            operator.builtinOptionsType = int(getattr(self._fb.BuiltinOptions, operation.options))
+            operator.builtinOptions = table
+        return operator
 
     def _tensor_table(self, tensor: Tensor) -> Any:
         table = self._fb.TensorT()
