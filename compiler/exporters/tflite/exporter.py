@@ -74,7 +74,9 @@ def _layout_notes(laid: Relayout) -> list[str]:
         rest = sum(one.elements for one in moved[LISTED_TRANSPOSES:])
         found.append(f"transposes of {rest} elements in {len(moved) - LISTED_TRANSPOSES} smaller ones")
     if not laid.proven:
-        found.append("the assignment of layouts is not proven to be the cheapest: too many operators depend on each other")
+        found.append(
+            "the assignment of layouts is not proven to be the cheapest: too many operators depend on each other"
+        )
     return found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from compiler.exporters.tflite import layout
 from compiler.exporters.tflite.layout import Perm
-from compiler.exporters.tflite.relayout.config import Port, transposition_cost
+from compiler.exporters.tflite.relayout.config import Config, Port, transposition_cost
 from compiler.exporters.tflite.relayout.elimination import Table
 from compiler.exporters.tflite.relayout.problem import Problem, Root
 
@@ -70,3 +70,44 @@ def copies_cost(shape: Sequence[int], stored: Perm, wanted: Collection[Perm]) ->
     """What it costs to have a tensor of hub shape ``shape``, stored in one order, in all the orders ``wanted``."""
     lies = layout.permuted(shape, stored)
     return sum(transposition_cost(lies, layout.relative(stored, order)) for order in wanted)
+
+
+def root_cost(problem: Problem, root: Root, chosen: Sequence[Config]) -> int:
+    """What ``root`` costs if operator ``i`` runs as ``chosen[i]``."""
+    orders = [problem.order(number, port, chosen[number]) for number, port in root.readers]
+    stored = layout.identity(len(root.tensor.shape))
+    if root.writer is not None:
+        stored = problem.order(*root.writer, chosen[root.writer[0]])
+    return copies_cost(root.tensor.shape, stored, {*orders, *root.demanded})
+
+
+def total_cost(problem: Problem, chosen: Sequence[Config]) -> int:
+    """The whole cost of a choice, each copy counted once."""
+    return sum(config.cost for config in chosen) + sum(root_cost(problem, r, chosen) for r in problem.roots.values())
+
+
+def descend(problem: Problem, chosen: Sequence[Config]) -> list[Config]:
+    """Give one operator after another its best config until none gains: for graphs too tangled for an exact answer."""
+    best = list(chosen)
+    near = _roots_by_operator(problem)
+    improved = True
+    while improved:
+        improved = False
+        for number, configs in enumerate(problem.configs):
+
+            def local(config: Config, number: int = number) -> int:
+                tried = [*best[:number], config, *best[number + 1 :]]
+                return config.cost + sum(root_cost(problem, root, tried) for root in near[number])
+
+            found = min(configs, key=local)
+            if local(found) < local(best[number]):
+                best[number], improved = found, True
+    return best
+
+
+def _roots_by_operator(problem: Problem) -> list[list[Root]]:
+    near: list[list[Root]] = [[] for _ in problem.operations]
+    for root in problem.roots.values():
+        for number in _touching(root):
+            near[number].append(root)
+    return near

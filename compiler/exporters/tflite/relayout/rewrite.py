@@ -10,7 +10,7 @@ import numpy as np
 from compiler.exporters.tflite import layout
 from compiler.exporters.tflite.layout import Perm
 from compiler.exporters.tflite.relayout.config import Config, ports
-from compiler.exporters.tflite.relayout.costs import tables
+from compiler.exporters.tflite.relayout.costs import descend, tables, total_cost
 from compiler.exporters.tflite.relayout.elimination import minimise
 from compiler.exporters.tflite.relayout.families import family
 from compiler.exporters.tflite.relayout.problem import Problem, build
@@ -43,11 +43,21 @@ class Relayout:
 def relayout(writer: GraphWriter, inputs: Sequence[NamedTensor], outputs: Sequence[NamedTensor]) -> Relayout:
     """The graph of ``writer`` with the cheapest axis orders. Inputs and outputs keep theirs."""
     problem = build(writer.operations, [t for _, t in inputs], [t for _, t in outputs])
+    chosen, proven = _assign(problem)
+    return write(writer, problem, chosen, inputs, outputs, proven=proven)
+
+
+def _assign(problem: Problem) -> tuple[list[Config], bool]:
+    """A config per operator, and whether it is proven that none costs less. Never costs more than the orders of now."""
     costs, exact = tables(problem)
     sizes = {number: len(configs) for number, configs in enumerate(problem.configs) if len(configs) > 1}
     solution = minimise(sizes, costs)
     chosen = [configs[solution.values.get(number, 0)] for number, configs in enumerate(problem.configs)]
-    return write(writer, problem, chosen, inputs, outputs, cost=solution.cost, proven=solution.proven and exact)
+    if solution.proven and exact:
+        return chosen, True
+    present = [configs[0] for configs in problem.configs]
+    tries = [descend(problem, start) for start in (chosen, present)]
+    return min(tries, key=lambda tried: total_cost(problem, tried)), False
 
 
 def write(
@@ -57,11 +67,10 @@ def write(
     inputs: Sequence[NamedTensor],
     outputs: Sequence[NamedTensor],
     *,
-    cost: int = 0,
     proven: bool = False,
 ) -> Relayout:
     """The graph with operator ``i`` run as ``chosen[i]``."""
-    result = Relayout(GraphWriter(), [], [], cost, proven)
+    result = Relayout(GraphWriter(), [], [], total_cost(problem, chosen), proven)
     rewriting = _Rewriting(writer, problem, result)
     for name, tensor in inputs:
         result.inputs.append((name, rewriting.declare(tensor, layout.identity(len(tensor.shape)))))
