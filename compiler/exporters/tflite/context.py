@@ -68,7 +68,10 @@ class QuantizedConstant:
         zero = np.asarray(self.quant.zero_point, np.int32)
         if not self.quant.per_tensor:
             scale, zero = scale.reshape(shape), zero.reshape(shape)
-        return ((self.data.astype(np.int32) - zero).astype(np.float32) * scale).astype(np.float32)
+        moved = self.data.astype(np.int32) - zero if zero.any() else self.data
+        real: Array = moved.astype(np.float32)
+        real *= scale
+        return real
 
 
 class LoweringContext:
@@ -131,6 +134,9 @@ class LoweringContext:
         if name in self._quantized:
             return self._quantized[name].dequantized()
         return self._constants.get(name)
+
+    def is_constant(self, value: ir.Value) -> bool:
+        return name_of(value) in self._quantized or name_of(value) in self._constants
 
     def required_constant(self, value: ir.Value | None, what: str) -> Array:
         """Raises Unsupported if the value is computed at run time."""

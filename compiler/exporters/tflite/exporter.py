@@ -18,7 +18,7 @@ from compiler.exporters.tflite.table import TFLITE
 from compiler.exporters.tflite.tensors import Weights
 from compiler.exporters.tflite.writer import MAX_FILE_BYTES, GraphWriter
 from profiles.schema import Precision
-from runtimes.artifact.files import write_atomic
+from runtimes.artifact.files import atomic_write
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -58,7 +58,8 @@ class TFLiteExporter:
             raise UnsupportedModel(lowered.refusals)
         laid = relayout(lowered.context.writer, lowered.inputs, lowered.outputs)
         content = laid.writer.finish(laid.inputs, laid.outputs, description=DESCRIPTION, metadata=options.metadata)
-        write_atomic(destination, bytes(content))
+        with atomic_write(destination) as file:
+            file.write(content)
         return ExportResult(destination, (*_layout_notes(laid), *lowered.context.notes))
 
 

@@ -148,8 +148,8 @@ class GraphWriter:
         *,
         description: str,
         metadata: Mapping[str, str],
-    ) -> bytearray:
-        """The file's bytes. ``inputs`` and ``outputs`` carry the names of the signature "serving_default"."""
+    ) -> memoryview:
+        """The file's bytes, in the builder's own memory. ``inputs`` and ``outputs`` carry the names of the signature "serving_default"."""
         import flatbuffers
 
         fb = self._fb
@@ -169,9 +169,11 @@ class GraphWriter:
             model.metadata.append(entry)
         model.buffers = [_Buffer(None), *(_Buffer(data) for data in self._buffers)]
         # Large enough from the start: growing a builder copies everything written so far.
-        builder = flatbuffers.Builder(self.constant_bytes + 512 * len(self._tensors) + 65536)
+        scales = sum(len(tensor.quant.scale) for tensor in self._tensors if tensor.quant is not None)
+        tables = 512 * len(self._tensors) + 256 * len(self.operations) + 16 * scales
+        builder = flatbuffers.Builder(self.constant_bytes + tables + 65536)
         builder.Finish(model.Pack(builder), IDENTIFIER)
-        return bytearray(memoryview(builder.Bytes)[builder.Head() :])
+        return memoryview(builder.Bytes)[builder.Head() :]
 
     def _raw_buffer(self, content: bytes) -> int:
         self._buffers.append(np.frombuffer(content, np.uint8))

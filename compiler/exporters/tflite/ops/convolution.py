@@ -90,7 +90,7 @@ def conv(context: LoweringContext, node: ir.Node) -> None:
 
 
 def _constant_or_absent(context: LoweringContext, value: ir.Value | None) -> bool:
-    return value is None or context.constant(value) is not None
+    return value is None or context.is_constant(value)
 
 
 def _check_rank(shape: tuple[int, ...], source: ir.Value) -> None:
