@@ -102,7 +102,9 @@ class _Split:
             copy.CopyFrom(node)
             copy.input[0] = name + SUFFIX
             quantize.append(copy)
-        back = helper.make_node("DequantizeLinear", [last.output[0], *last.input[1:]], [last.output[0] + SUFFIX], "back")
+        back = helper.make_node(
+            "DequantizeLinear", [last.output[0], *last.input[1:]], [last.output[0] + SUFFIX], "back"
+        )
         everything = [*quantize, *nodes, last, back]
         names = {name for node in everything for name in node.input}
         infos = [self._float(name + SUFFIX, node.input[0]) for name, node in boundary.items()]
@@ -176,7 +178,9 @@ def _real(part: Layer, name: str, codes: Array) -> Array:
 def _parameters(part: Layer, name: str) -> tuple[float, int]:
     """Scale and zero point of the QuantizeLinear that writes ``name``."""
     node = next(node for node in part.model.graph if node.outputs[0].name == name)
-    scale, zero = (value.const_value.numpy() if value is not None and value.const_value else None for value in node.inputs[1:3])
+    scale, zero = (
+        value.const_value.numpy() if value is not None and value.const_value else None for value in node.inputs[1:3]
+    )
     assert scale is not None and zero is not None, "the quantized hub's parameters are constants"
     return float(scale.reshape(())), int(zero.reshape(()))
 

@@ -149,7 +149,10 @@ class GraphWriter:
         description: str,
         metadata: Mapping[str, str],
     ) -> memoryview:
-        """The file's bytes, in the builder's own memory. ``inputs`` and ``outputs`` carry the names of the signature "serving_default"."""
+        """The file's bytes, in the builder's own memory.
+
+        ``inputs`` and ``outputs`` carry the names of the signature "serving_default".
+        """
         import flatbuffers
 
         fb = self._fb
