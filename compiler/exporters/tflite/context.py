@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compiler.exporters.tflite import layout
+from compiler.exporters.tflite.kernels import takes
 from compiler.exporters.tflite.layout import Perm
 from compiler.exporters.tflite.tensors import Array, QuantParams, Tensor, Weights, per_tensor
 from compiler.exporters.tflite.writer import GraphWriter, writable
@@ -20,17 +21,6 @@ from compiler.exporters.tflite.writer import GraphWriter, writable
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# Whose kernels take int16 activations (with int8 weights). RELU_N1_TO_1, ELU, HARD_SWISH, ARG_MAX, DEPTH_TO_SPACE and
-# SPACE_TO_DEPTH do not. Source: the type checks in Prepare and Eval of LiteRT's kernels; ai-edge-litert 2.1 runs each of these.
-# fmt: off
-INT16_OPERATORS = frozenset({
-    "Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "Relu", "Clip", "LeakyRelu", "PRelu", "Gelu",
-    "HardSwish", "HardSigmoid", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Softmax", "Sigmoid", "Tanh",
-    "MaxPool", "AveragePool", "GlobalMaxPool", "Resize", "Max", "Min", "ReduceMax", "ReduceMin", "Concat", "Reshape",
-    "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Transpose", "Slice", "Split", "Pad", "Gather",
-    "Expand", "Tile", "QuantizeLinear", "DequantizeLinear",
-})
-# fmt: on
 # Below this a float16 constant with its DEQUANTIZE operator and second tensor takes more bytes than float32.
 FLOAT16_MIN_ELEMENTS = 64
 # Outputs of a fused activation, by ActivationFunctionType in the schema.
@@ -173,7 +163,7 @@ class LoweringContext:
         held = self._held.get(name_of(value))
         if held is not None:
             quant = held.tensor.quant
-            return quant if quant is not None and (quant.bits == 8 or self._op_type in INT16_OPERATORS) else None
+            return quant if quant is not None and takes(self._op_type, quant.bits) else None
         constant = self._quantized.get(name_of(value))
         if constant is None or not constant.quant.per_tensor or constant.data.dtype != constant.quant.dtype:
             return None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from compiler.decompose import settle
 from compiler.errors import Refusal, UnsupportedModel
-from compiler.exporters.base import ExportOptions, ExportResult
+from compiler.exporters.base import ExportOptions, ExportResult, signature
 from compiler.exporters.tflite import layout
 from compiler.exporters.tflite.context import LoweringContext, Unsupported, dtype_of, name_of, shape_of
 from compiler.exporters.tflite.interface import Port, input_port, islands, output_ports
@@ -126,10 +126,10 @@ def _lower_node(context: LoweringContext, node: ir.Node, opset: int) -> Refusal 
         return None
     context.begin(name, node.op_type)
     if node.domain not in ("", "ai.onnx"):
-        return _refusal(name, node.op_type, f"the domain {node.domain!r} is not ONNX's own", REPLACE)
+        return _refused_node(node, f"the domain {node.domain!r} is not ONNX's own", REPLACE)
     lowering = TFLITE.find(node.op_type, opset)
     if lowering is None:
-        return _refusal(name, node.op_type, "this exporter has no lowering for the operator", REPLACE)
+        return _refused_node(node, "this exporter has no lowering for the operator", REPLACE)
     try:
         for value in node.outputs:
             if value.name:
@@ -137,7 +137,7 @@ def _lower_node(context: LoweringContext, node: ir.Node, opset: int) -> Refusal 
         if all(value is None or context.is_known(value) for value in node.inputs):
             lowering(context, node)
     except Unsupported as error:
-        return _refusal(name, node.op_type, error.reason, error.remedy or REPLACE)
+        return _refused_node(node, error.reason, error.remedy or REPLACE)
     return None
 
 
@@ -163,6 +163,10 @@ def _size_refusals(context: LoweringContext) -> list[Refusal]:
     if size < MAX_FILE_BYTES - (64 << 20):
         return []
     return [_refusal("", "model", f"its constants take {size} bytes; a flatbuffer ends at 2 GiB", "Use fp16 or int8.")]
+
+
+def _refused_node(node: ir.Node, reason: str, remedy: str) -> Refusal:
+    return Refusal(node.name or "", node.op_type, reason, "tflite", remedy, signature(node))
 
 
 def _refusal(node: str, op_type: str, reason: str, remedy: str) -> Refusal:

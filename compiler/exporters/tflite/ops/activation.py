@@ -10,15 +10,14 @@ import numpy as np
 from compiler.exporters.tflite import attributes as attr
 from compiler.exporters.tflite import layout
 from compiler.exporters.tflite.context import RELU, RELU6, LoweringContext, Unsupported, shape_of
+from compiler.exporters.tflite.kernels import prescribed
 from compiler.exporters.tflite.ops.binary import aligned
 from compiler.exporters.tflite.ops.unary import (
-    UNIT,
     any_order,
     elementwise,
     integer_scalar,
     need_type,
     note_island,
-    prescribed,
     scalar,
 )
 from compiler.exporters.tflite.table import lowers
@@ -198,7 +197,7 @@ def softmax(context: LoweringContext, node: ir.Node) -> None:
     perm = layout.last(any_order(context, source), attr.axis(node, rank, -1))
     quant = context.agreed([source], output) if node.op_type == "Softmax" else None
     tensor = context.read(source, perm, stored=quant is not None)
-    result = context.produce(output, perm, quant and prescribed(quant, UNIT))
+    result = context.produce(output, perm, quant and prescribed(node.op_type, quant))
     if node.op_type == "Softmax":
         context.emit("SOFTMAX", [tensor], [result], "SoftmaxOptions", beta=1.0)
     else:
