@@ -15,7 +15,7 @@ NETS = (
     *("mobilenetv2_100", "mobilenetv3_small_100", "efficientnet_lite0", "mobilenetv4_conv_small", "ghostnet_100"),
     *("resnet18", "regnetx_002", "mobilevit_xxs", "convnext_atto", "deit_tiny_patch16_224"),
 )
-CALIBRATED = 16  # images; what is measured is time, so the ranges need to be plausible only
+CALIBRATED = 8  # images; what is measured is time, so the ranges need to be plausible only
 log = logging.getLogger(__name__)
 
 

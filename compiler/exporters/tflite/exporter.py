@@ -49,11 +49,11 @@ class TFLiteExporter:
 
     def check(self, model: ir.Model, options: ExportOptions) -> list[Refusal]:
         """Everything that cannot be expressed. Lowers the whole model in memory, so what passes here can be written."""
-        return _settled(model, options).refusals
+        return lower(model, options).refusals
 
     def export(self, model: ir.Model, destination: Path, options: ExportOptions) -> ExportResult:
         """Write ``destination``. Raises UnsupportedModel with all refusals, StorageError."""
-        lowered = _settled(model, options)
+        lowered = lower(model, options)
         if lowered.refusals:
             raise UnsupportedModel(lowered.refusals)
         laid = relayout(lowered.context.writer, lowered.inputs, lowered.outputs)
@@ -81,7 +81,8 @@ def _layout_notes(laid: Relayout) -> list[str]:
     return found
 
 
-def _settled(model: ir.Model, options: ExportOptions) -> _Lowered:
+def lower(model: ir.Model, options: ExportOptions) -> _Lowered:
+    """The model in memory, as each operator alone would have it: axis orders are not assigned yet. With refusals, incomplete."""
     return settle(model, lambda attempt: _lower(attempt, options))
 
 
