@@ -44,7 +44,8 @@ The whole net within one step on at least 99 % of its outputs: {whole} of {total
 With random weights a net amplifies: one integer of 4,096 that one ADD of mobilenetv2_100 rounded the other way became 0.3 % of the
 next layer's integers and 41 % of the outputs (measured layer by layer on one image). What is not exact: HARD_SWISH computes in 16
 bits; ADD, MUL, MEAN and BATCH_MATMUL requantize by a fixed-point multiplier, some of them rounding twice, where onnxruntime
-multiplies by a float32. Which kernel runs is the runtime's choice, not the file's.
+multiplies by a float32. Which kernel runs is the runtime's choice, not the file's. Div is computed in float; where quantization has
+rounded its divisor to 0 (three layers of efficientvit_b0) infinity and NaN become whatever the kernel makes of them.
 
 The last columns are of the float32 file: transposes, and thousands of elements that they move, with axis orders chosen operator by
 operator and assigned over the whole graph.
