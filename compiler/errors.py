@@ -28,17 +28,22 @@ class SourceError(CompilerError):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One node, or one model-wide property, that a stage cannot handle, with the reason and the way out."""
+    """One node, or one model-wide property, that a stage cannot handle, with the reason and the way out.
+
+    ``signature``: the node's opset, types and shapes, where the stage knows them.
+    """
 
     node: str
     op_type: str
     reason: str
     where: str  # the stage that refuses: "tflite", "coreml", "prune", ...
     remedy: str = ""
+    signature: str = ""
 
     def __str__(self) -> str:
         way_out = f" {self.remedy}" if self.remedy else ""
-        return f"[{self.where}] {self.op_type} {self.node!r}: {self.reason}.{way_out}"
+        signature = f" ({self.signature})" if self.signature else ""
+        return f"[{self.where}] {self.op_type} {self.node!r}{signature}: {self.reason}.{way_out}"
 
 
 class UnsupportedModel(CompilerError):

@@ -78,6 +78,21 @@ class ExportResult:
     refusals: tuple[Refusal, ...] = ()
 
 
+def signature(node: ir.Node) -> str:
+    """What a refusal says about a node: "opset 21, FLOAT[1,3,8,8], FLOAT[4,3,3,3] -> FLOAT[1,4,6,6]"."""
+    opset = None if node.graph is None else node.graph.opset_imports.get(node.domain)
+    version = opset if node.version is None else node.version
+    read = ", ".join(_typed(value) for value in node.inputs)
+    return f"{node.domain or 'opset'} {version}, {read} -> {', '.join(_typed(v) for v in node.outputs)}"
+
+
+def _typed(value: ir.Value | None) -> str:
+    if value is None:
+        return "nothing"
+    sizes = "?" if value.shape is None else ",".join(str(size) for size in value.shape)
+    return f"{value.dtype or 'unknown'}[{sizes}]"
+
+
 class Exporter(Protocol):
     """Writes one format.
 

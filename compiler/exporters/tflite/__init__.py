@@ -2,7 +2,10 @@
 
 exporter.py    the walk over the hub, refusals, the file
 context.py     what a lowering asks: inputs in an axis order, outputs, fused activations
-layout.py      which axis order a value is stored in
+layout.py      axis orders: the algebra, and the first choice
+relayout/      axis orders assigned over the whole graph
+kernels.py     what LiteRT's kernels demand of quantized operators
+layerwise.py   each quantized layer alone against onnxruntime
 writer.py      tensors, buffers, operators -> flatbuffer;  versions.py  operator versions
 ops/           one file per operator family, registered in table.py
 """

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compiler.exporters.tflite import layout
+from compiler.exporters.tflite.kernels import takes
 from compiler.exporters.tflite.layout import Perm
 from compiler.exporters.tflite.tensors import Array, QuantParams, Tensor, Weights, per_tensor
 from compiler.exporters.tflite.writer import GraphWriter, writable
@@ -20,17 +21,6 @@ from compiler.exporters.tflite.writer import GraphWriter, writable
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# Whose kernels take int16 activations (with int8 weights). RELU_N1_TO_1, ELU, HARD_SWISH, ARG_MAX, DEPTH_TO_SPACE and
-# SPACE_TO_DEPTH do not. Source: the type checks in Prepare and Eval of LiteRT's kernels; ai-edge-litert 2.1 runs each of these.
-# fmt: off
-INT16_OPERATORS = frozenset({
-    "Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "Relu", "Clip", "LeakyRelu", "PRelu", "Gelu",
-    "HardSwish", "HardSigmoid", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Softmax", "Sigmoid", "Tanh",
-    "MaxPool", "AveragePool", "GlobalMaxPool", "Resize", "Max", "Min", "ReduceMax", "ReduceMin", "Concat", "Reshape",
-    "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Transpose", "Slice", "Split", "Pad", "Gather",
-    "Expand", "Tile", "QuantizeLinear", "DequantizeLinear",
-})
-# fmt: on
 # Below this a float16 constant with its DEQUANTIZE operator and second tensor takes more bytes than float32.
 FLOAT16_MIN_ELEMENTS = 64
 # Outputs of a fused activation, by ActivationFunctionType in the schema.
@@ -61,14 +51,29 @@ class QuantizedConstant:
     quant: QuantParams
 
     def dequantized(self) -> Array:
-        shape = [1] * self.data.ndim
-        if not self.quant.per_tensor:
-            shape[self.quant.axis] = -1
-        scale = np.asarray(self.quant.scale, np.float32)
-        zero = np.asarray(self.quant.zero_point, np.int32)
-        if not self.quant.per_tensor:
-            scale, zero = scale.reshape(shape), zero.reshape(shape)
-        return ((self.data.astype(np.int32) - zero).astype(np.float32) * scale).astype(np.float32)
+        scale = self.spread(np.asarray(self.quant.scale, np.float32))
+        zero = self.spread(np.asarray(self.quant.zero_point, np.int32))
+        moved = self.data.astype(np.int32) - zero if zero.any() else self.data
+        real: Array = moved.astype(np.float32)
+        real *= scale
+        return real
+
+    def spread(self, values: Array) -> Array:
+        """Scales or zero points in a shape that broadcasts with the data."""
+        axis, shape = self.quant.axis, [1] * self.data.ndim
+        if self.quant.per_tensor:
+            return values
+        if self.quant.block:
+            rows = values.reshape(self.block_shape)
+            return np.repeat(rows, self.quant.block, axis).take(range(self.data.shape[axis]), axis)
+        shape[axis] = -1
+        return values.reshape(shape)
+
+    @property
+    def block_shape(self) -> tuple[int, ...]:
+        """The data's shape with the axis of the blocks counted in blocks, the last of which may be short."""
+        axis, size = self.quant.axis, self.quant.block
+        return tuple(-(-n // size) if a == axis else n for a, n in enumerate(self.data.shape))
 
 
 class LoweringContext:
@@ -132,6 +137,9 @@ class LoweringContext:
             return self._quantized[name].dequantized()
         return self._constants.get(name)
 
+    def is_constant(self, value: ir.Value) -> bool:
+        return name_of(value) in self._quantized or name_of(value) in self._constants
+
     def required_constant(self, value: ir.Value | None, what: str) -> Array:
         """Raises Unsupported if the value is computed at run time."""
         constant = self.constant(value)
@@ -155,10 +163,12 @@ class LoweringContext:
         held = self._held.get(name_of(value))
         if held is not None:
             quant = held.tensor.quant
-            return quant if quant is not None and (quant.bits == 8 or self._op_type in INT16_OPERATORS) else None
+            return quant if quant is not None and takes(self._op_type, quant.bits) else None
         constant = self._quantized.get(name_of(value))
-        usable = constant is not None and constant.quant.per_tensor and constant.data.dtype == constant.quant.dtype
-        return constant.quant if constant is not None and usable else None
+        if constant is None or not constant.quant.per_tensor or constant.data.dtype != constant.quant.dtype:
+            return None
+        # The 16-bit kernels check in Prepare that every zero point is 0.
+        return constant.quant if constant.quant.bits == 8 or constant.quant.symmetric else None
 
     def output_quant(self, value: ir.Value) -> QuantParams | None:
         """Parameters that the quantized hub gives ``value``; None unless QuantizeLinear is all that reads it."""
@@ -183,6 +193,8 @@ class LoweringContext:
         name = name_of(value)
         if name in self._quantized and (stored or self._stays_stored(self._quantized[name])):
             constant = self._quantized[name]
+            if constant.quant.block:
+                return self._read_blocks(name, constant, perm)
             axis = perm.index(constant.quant.axis) if not constant.quant.per_tensor else 0
             quant = replace(constant.quant, axis=axis)
             codes = self.writer.constant(name, np.transpose(constant.data, perm), quant)
@@ -195,14 +207,36 @@ class LoweringContext:
         return tensor if stored else self.dequantize(tensor)
 
     def _stays_stored(self, constant: QuantizedConstant) -> bool:
-        return self._weights is not Weights.FOLDED and constant.data.dtype != np.int32
+        if self._weights is Weights.FOLDED or constant.data.dtype == np.int32:
+            return False
+        block = constant.quant.block
+        if block and constant.data.shape[constant.quant.axis] % block:
+            self.note(f"a constant is stored as float32: its last block is shorter than {block}")
+            return False
+        return True
+
+    def _read_blocks(self, name: str, constant: QuantizedConstant, perm: Perm) -> Tensor:
+        """Blocks along the last stored axis are rows of a matrix with one scale each, which DEQUANTIZE can hold.
+
+        LiteRT's own blocks (BlockwiseQuantization in the schema) are read by FULLY_CONNECTED and EMBEDDING_LOOKUP alone, and
+        the first then rounds its input to int8, which is not what weights in integers promise.
+        """
+        order = layout.last(perm, constant.quant.axis)
+        numbers = (np.asarray(constant.quant.scale), np.asarray(constant.quant.zero_point))
+        scale, zero = (np.transpose(v.reshape(constant.block_shape), order).ravel() for v in numbers)
+        quant = QuantParams(tuple(float(s) for s in scale), tuple(int(z) for z in zero), 0)
+        rows = np.transpose(constant.data, order)
+        codes = self.writer.constant(name, rows.reshape(-1, constant.quant.block), quant)
+        real = self._cached("DEQUANTIZE", codes, codes.shape, np.dtype(np.float32))
+        return self.transpose(self.reshape(real, rows.shape), layout.relative(order, perm))
 
     def hybrid(self, value: ir.Value, axis: int) -> bool:
         """Whether a kernel that quantizes its float input takes this weight: int8, symmetric, scales along hub axis ``axis``."""
         constant = self._quantized.get(name_of(value))
         if self._weights is not Weights.HYBRID or constant is None or constant.data.dtype != np.int8:
             return False
-        return not any(constant.quant.zero_point) and (constant.quant.per_tensor or constant.quant.axis == axis)
+        fits = constant.quant.per_tensor or (constant.quant.axis == axis and not constant.quant.block)
+        return constant.quant.symmetric and fits
 
     def literal(self, data: Array, name: str = "constant") -> Tensor:
         """A constant tensor; in a float16 file large float32 content is stored as float16 where it fits."""
@@ -351,7 +385,7 @@ def dtype_of(value: ir.Value) -> np.dtype[Any]:
 
 
 def activation_quant(context: LoweringContext, node: ir.Node) -> QuantParams | None:
-    """Parameters of a QuantizeLinear on an activation: per tensor, int8 (uint8 is moved by 128) or int16 with zero point 0.
+    """Parameters of a QuantizeLinear on an activation: per tensor, int8 (uint8 is moved by 128) or int16.
 
     None for others.
     """
@@ -361,10 +395,22 @@ def activation_quant(context: LoweringContext, node: ir.Node) -> QuantParams | N
         return None
     if zero is None:
         zero = np.zeros((), np.uint8)  # ONNX: without a zero point the output is uint8
-    if zero.dtype == np.int16 and not zero.any():
-        return per_tensor(float(scale.reshape(())), 0, bits=16)
+    if zero.dtype in (np.int16, np.uint16):
+        return wide_params(float(scale.reshape(())), int(zero.reshape(())), zero.dtype)
     if zero.dtype not in (np.int8, np.uint8):
         return None
     # int8 with zero point z and uint8 with z + 128 are the same numbers.
     moved = int(zero.reshape(())) - (128 if zero.dtype == np.uint8 else 0)
     return per_tensor(float(scale.reshape(())), moved)
+
+
+def wide_params(scale: float, zero: int, dtype: np.dtype[Any]) -> QuantParams:
+    """int16 parameters without a zero point, which no 16-bit kernel has, that hold the range of the ones given.
+
+    With zero point 0 they are the same. Else the scale grows by at most 65535 / 32767, so that what is stored lies within a
+    step of what the hub says.
+    """
+    limits = np.iinfo(dtype)
+    reach = max(zero - int(limits.min), int(limits.max) - zero)
+    same = dtype == np.int16 and zero == 0
+    return per_tensor(scale if same else scale * reach / 32767, 0, bits=16)

@@ -5,13 +5,11 @@ Tensors that grow with the batch get -1 in their signature; LiteRT's kernels wor
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from compiler.errors import Refusal
 from compiler.exporters.tflite.tensors import Array
-from compiler.exporters.tflite.writer import GraphWriter
+from compiler.exporters.tflite.writer import GraphWriter, Operation
 from compiler.rebatch import REMEDY, at_one, freed_entry, one_row
 
 BROADCASTS = frozenset({
@@ -32,46 +30,45 @@ def free_batch(first: GraphWriter, second: GraphWriter) -> list[Refusal]:
         elif a.shape != b.shape:
             found = at_one(a.shape, b.shape)
             if found is None:
-                reason = f"{first.name(a.index)!r} does not grow in proportion to the batch"
-                refusals.append(_refusal(first.name(a.index), "tensor", reason))
+                reason = f"{first.name(a)!r} does not grow in proportion to the batch"
+                refusals.append(_refusal(first.name(a), "tensor", reason))
             else:
                 first.free(a.index, *found)
     return refusals
 
 
 def _same_operators(first: GraphWriter, second: GraphWriter) -> bool:
-    pairs = zip(first.operators, second.operators, strict=True)
-    return len(first.operators) == len(second.operators) and all(_signature(a) == _signature(b) for a, b in pairs)
+    return [_signature(one) for one in first.operations] == [_signature(one) for one in second.operations]
 
 
-def _signature(operator: Any) -> tuple[object, ...]:
-    options = vars(operator.builtinOptions) if operator.builtinOptions is not None else {}
-    fields = {name: list(value) if isinstance(value, (list, np.ndarray)) else value for name, value in options.items()}
-    return operator.opcodeIndex, list(operator.inputs), list(operator.outputs), fields
+def _signature(operation: Operation) -> tuple[object, ...]:
+    fields = {name: list(v) if isinstance(v, (list, tuple, np.ndarray)) else v for name, v in operation.fields.items()}
+    inputs = [None if tensor is None else tensor.index for tensor in operation.inputs]
+    return operation.code, inputs, [tensor.index for tensor in operation.outputs], fields
 
 
 def _free_constant(writer: GraphWriter, index: int, first: Array, second: Array) -> list[Refusal]:
     """Shapes of RESHAPE get -1, sizes of SLICE too where they reach the end, equal rows of a broadcast operand become one."""
     readers = list(writer.readers(index))
     replacement: Array | None = None
-    if all((code, place) == ("RESHAPE", 1) for code, place, _ in readers):
+    if all((operation.code, place) == ("RESHAPE", 1) for place, operation in readers):
         replacement = freed_entry(first, second)
-    elif all((code, place) == ("SLICE", 2) for code, place, _ in readers) and _to_the_end(writer, readers, first):
+    elif all((one.code, place) == ("SLICE", 2) for place, one in readers) and _to_the_end(readers, first):
         replacement = np.where(first == second, first, -1).astype(first.dtype)
-    elif all(code in BROADCASTS for code, _, _ in readers):
+    elif all(operation.code in BROADCASTS for _, operation in readers):
         replacement = one_row(first, second)
     if replacement is None:
-        code, _, number = readers[0] if readers else ("nothing", 0, 0)
-        origin = writer.origins[number] if readers else writer.name(index)
+        code, origin = (readers[0][1].code, readers[0][1].origin) if readers else ("nothing", "")
         return [_refusal(origin, code, "a constant of its holds the batch size and has no form for every size")]
     writer.exchange(index, replacement)
     return []
 
 
-def _to_the_end(writer: GraphWriter, readers: list[tuple[str, int, int]], sizes: Array) -> bool:
+def _to_the_end(readers: list[tuple[int, Operation]], sizes: Array) -> bool:
     """Whether every slice of these sizes ends where its input does, along the axes that grow."""
-    for _, _, number in readers:
-        source, begin, _ = (writer.tensors[i] for i in writer.operators[number].inputs)
+    for _, operation in readers:
+        source, begin = operation.inputs[:2]
+        assert source is not None and begin is not None, "SLICE has three inputs"
         if begin.data is None or any(b and b + s != n for b, s, n in zip(begin.data, sizes, source.shape, strict=True)):
             return False
     return True

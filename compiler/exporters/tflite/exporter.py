@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 
 from compiler.decompose import settle
 from compiler.errors import Refusal, UnsupportedModel
-from compiler.exporters.base import ExportOptions, ExportResult
+from compiler.exporters.base import ExportOptions, ExportResult, signature
 from compiler.exporters.tflite import layout
 from compiler.exporters.tflite.context import LoweringContext, Unsupported, dtype_of, name_of, shape_of
 from compiler.exporters.tflite.dynamic import free_batch
 from compiler.exporters.tflite.interface import Port, input_port, islands, output_ports
+from compiler.exporters.tflite.relayout import Relayout, relayout
 from compiler.exporters.tflite.table import TFLITE
 from compiler.exporters.tflite.tensors import Weights
 from compiler.exporters.tflite.writer import MAX_FILE_BYTES, GraphWriter
 from profiles.schema import Precision
-from runtimes.artifact.files import write_atomic
+from runtimes.artifact.files import atomic_write
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from compiler.rebatch import Rebatch
 
 DESCRIPTION = "edgewright"
 _WEIGHTS = {
@@ -32,6 +32,7 @@ _WEIGHTS = {
     Precision.SPARSE_INT8: Weights.STORED,
     Precision.INT8_DYNAMIC: Weights.HYBRID,
 }
+LISTED_TRANSPOSES = 6
 REPLACE = "Replace it in the source, or leave out this format with --format."
 
 
@@ -51,33 +52,53 @@ class TFLiteExporter:
 
     def check(self, model: ir.Model, options: ExportOptions) -> list[Refusal]:
         """Everything that cannot be expressed. Lowers the whole model in memory, so what passes here can be written."""
-        return _settled(model, options).refusals
+        return lower(model, options).refusals
 
     def export(self, model: ir.Model, destination: Path, options: ExportOptions) -> ExportResult:
         """Write ``destination``. Raises UnsupportedModel with all refusals, StorageError."""
-        lowered = _settled(model, options) if options.rebatch is None else _freed(model, options, options.rebatch)
+        lowered = lower(model if options.rebatch is None else options.rebatch.twins(model)[0], options)
         if lowered.refusals:
             raise UnsupportedModel(lowered.refusals)
-        content = lowered.context.writer.finish(
-            lowered.inputs, lowered.outputs, description=DESCRIPTION, metadata=options.metadata
-        )
-        write_atomic(destination, bytes(content))
-        transposes = lowered.context.transposes
-        return ExportResult(destination, (f"{transposes} transpose(s) left", *lowered.context.notes))
+        laid = relayout(lowered.context.writer, lowered.inputs, lowered.outputs)
+        if options.rebatch is not None:
+            _free(laid, options.rebatch.twins(model)[1], options)
+        content = laid.writer.finish(laid.inputs, laid.outputs, description=DESCRIPTION, metadata=options.metadata)
+        with atomic_write(destination) as file:
+            file.write(content)
+        return ExportResult(destination, (*_layout_notes(laid), *lowered.context.notes))
 
 
 EXPORTER = TFLiteExporter()
 
 
-def _settled(model: ir.Model, options: ExportOptions) -> _Lowered:
+def _layout_notes(laid: Relayout) -> list[str]:
+    """How many transposes are left, then the largest with what asks for them."""
+    moved = sorted(laid.moved, key=lambda one: -one.elements)
+    found = [f"{len(moved)} transpose(s) left"]
+    found += [f"transpose of {one.why}" for one in moved[:LISTED_TRANSPOSES]]
+    if len(moved) > LISTED_TRANSPOSES:
+        rest = sum(one.elements for one in moved[LISTED_TRANSPOSES:])
+        found.append(f"transposes of {rest} elements in {len(moved) - LISTED_TRANSPOSES} smaller ones")
+    if not laid.proven:
+        found.append(
+            "the assignment of layouts is not proven to be the cheapest: too many operators depend on each other"
+        )
+    return found
+
+
+def lower(model: ir.Model, options: ExportOptions) -> _Lowered:
+    """The model in memory, as each operator alone would have it: axis orders are not assigned yet. With refusals, incomplete."""
     return settle(model, lambda attempt: _lower(attempt, options))
 
 
-def _freed(model: ir.Model, options: ExportOptions, rebatch: Rebatch) -> _Lowered:
-    """Lowered for every batch size."""
-    first, second = (_settled(twin, options) for twin in rebatch.twins(model))
-    first.refusals = [*first.refusals, *second.refusals] or free_batch(first.context.writer, second.context.writer)
-    return first
+def _free(laid: Relayout, twin: ir.Model, options: ExportOptions) -> None:
+    """Give ``laid`` the form for every batch size; ``twin`` is the model at another size. Raises UnsupportedModel."""
+    other = lower(twin, options)
+    refusals = list(other.refusals)
+    if not refusals:
+        refusals = free_batch(laid.writer, relayout(other.context.writer, other.inputs, other.outputs).writer)
+    if refusals:
+        raise UnsupportedModel(refusals)
 
 
 def _lower(model: ir.Model, options: ExportOptions) -> _Lowered:
@@ -121,10 +142,10 @@ def _lower_node(context: LoweringContext, node: ir.Node, opset: int) -> Refusal 
         return None
     context.begin(name, node.op_type)
     if node.domain not in ("", "ai.onnx"):
-        return _refusal(name, node.op_type, f"the domain {node.domain!r} is not ONNX's own", REPLACE)
+        return _refused_node(node, f"the domain {node.domain!r} is not ONNX's own", REPLACE)
     lowering = TFLITE.find(node.op_type, opset)
     if lowering is None:
-        return _refusal(name, node.op_type, "this exporter has no lowering for the operator", REPLACE)
+        return _refused_node(node, "this exporter has no lowering for the operator", REPLACE)
     try:
         for value in node.outputs:
             if value.name:
@@ -132,7 +153,7 @@ def _lower_node(context: LoweringContext, node: ir.Node, opset: int) -> Refusal 
         if all(value is None or context.is_known(value) for value in node.inputs):
             lowering(context, node)
     except Unsupported as error:
-        return _refusal(name, node.op_type, error.reason, error.remedy or REPLACE)
+        return _refused_node(node, error.reason, error.remedy or REPLACE)
     return None
 
 
@@ -158,6 +179,10 @@ def _size_refusals(context: LoweringContext) -> list[Refusal]:
     if size < MAX_FILE_BYTES - (64 << 20):
         return []
     return [_refusal("", "model", f"its constants take {size} bytes; a flatbuffer ends at 2 GiB", "Use fp16 or int8.")]
+
+
+def _refused_node(node: ir.Node, reason: str, remedy: str) -> Refusal:
+    return Refusal(node.name or "", node.op_type, reason, "tflite", remedy, signature(node))
 
 
 def _refusal(node: str, op_type: str, reason: str, remedy: str) -> Refusal:

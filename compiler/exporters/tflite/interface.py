@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compiler.errors import Refusal
-from compiler.exporters.base import ISLAND_REMEDY, ExportOptions
+from compiler.exporters.base import ISLAND_REMEDY, ExportOptions, signature
 from compiler.exporters.tflite import layout
 from compiler.exporters.tflite.context import LoweringContext, name_of, shape_of
 from compiler.exporters.tflite.tensors import QuantParams, Tensor
@@ -65,16 +65,20 @@ def _unsigned(quant: QuantParams) -> QuantParams:
 
 def islands(context: LoweringContext, graph: ir.Graph, inputs: list[Port], outputs: list[Port]) -> list[Refusal]:
     """One refusal per node that computes in float, and per port that is float; conversions themselves are not counted."""
-    op_types = {node.name or "": node.op_type for node in graph}
-    found = {
-        origin: _refusal(origin, op_types.get(origin, "output"), "it would compute in float32")
-        for origin in context.writer.floating(FLOATS)
-    }
+    nodes = {node.name or "": node for node in graph}
+    found = {origin: _island(nodes.get(origin), origin) for origin in context.writer.floating(FLOATS)}
     for kind, ports in (("input", inputs), ("output", outputs)):
         for name, tensor in ports:
             if tensor.dtype in FLOATS:
                 found.setdefault(name, _refusal(name, kind, "it is float32: no integer operator is next to it"))
     return list(found.values())
+
+
+def _island(node: ir.Node | None, origin: str) -> Refusal:
+    reason = "it would compute in float32"
+    if node is None:
+        return _refusal(origin, "output", reason)
+    return Refusal(origin, node.op_type, reason, "tflite", ISLAND_REMEDY, signature(node))
 
 
 def _refusal(name: str, op_type: str, reason: str) -> Refusal:

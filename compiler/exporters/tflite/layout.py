@@ -3,8 +3,8 @@
 A hub value of rank r is stored as ``numpy.transpose(value, perm)``: stored axis i is hub axis ``perm[i]``. ONNX Transpose
 therefore costs nothing; it only changes the perm of its output. A TRANSPOSE operator is written when an operator asks for an
 order that the value is not stored in, once per value and order. Spatial operators ask for channels last, operators that mix
-axes (Reshape, MatMul) for the hub's order, all others take what they find. This module holds every decision, so that a
-global assignment can replace the greedy one.
+axes (Reshape, MatMul) for the hub's order, all others take what they find. That is good enough to write the operators down; which
+order each tensor has in the file is assigned over the whole graph afterwards, see ``relayout``.
 """
 
 from __future__ import annotations

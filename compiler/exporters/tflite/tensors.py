@@ -14,16 +14,25 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class QuantParams:
-    """real = (stored - zero_point) * scale; one scale, or one per index of ``axis``."""
+    """real = (stored - zero_point) * scale; one scale, or one per index of ``axis``.
+
+    With ``block``, a constant has one per run of so many elements along ``axis``, listed in the row-major order of the constant's
+    shape with that axis counted in blocks. The file's own tensors have none: see ``context.LoweringContext.read``.
+    """
 
     scale: tuple[float, ...]
     zero_point: tuple[int, ...]
     axis: int = 0
     bits: int = 8  # of an activation: int8 or int16; constants carry their own type
+    block: int = 0
 
     @property
     def per_tensor(self) -> bool:
         return len(self.scale) == 1
+
+    @property
+    def symmetric(self) -> bool:
+        return not any(self.zero_point)
 
     def range(self) -> tuple[float, float]:
         """Smallest and largest real value that an activation can hold (per tensor only)."""

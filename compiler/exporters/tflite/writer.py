@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ml_dtypes
@@ -45,6 +45,21 @@ def writable(dtype: np.dtype[Any]) -> bool:
     return dtype.name in _TYPES
 
 
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One builtin operator: ``code`` is its name in the schema's BuiltinOperator, ``fields`` those of its options table.
+
+    ``origin`` names the hub's node that it was written for.
+    """
+
+    code: str
+    inputs: tuple[Tensor | None, ...]
+    outputs: tuple[Tensor, ...]
+    options: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    origin: str = ""
+
+
 class GraphWriter:
     """Collects one subgraph. Indices are given out in the order of calls, so equal calls give equal bytes."""
 
@@ -59,16 +74,17 @@ class GraphWriter:
         self._buffer_of: dict[bytes, int] = {}
         self._constants: dict[tuple[object, ...], Tensor] = {}
         self._codes: dict[tuple[str, int], int] = {}
-        self._operators: list[Any] = []
-        self._freed: dict[
-            int, tuple[tuple[int, ...], tuple[int, ...]]
-        ] = {}  # shape at batch 1, and with -1 for the batch
+        # By tensor: its shape at batch 1, and with -1 for the batch.
+        self._freed: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        self.operations: list[Operation] = []
         self.origin = ""  # the hub's node that operators are written for
-        self.origins: list[str] = []  # one per operator
 
     @property
     def constant_bytes(self) -> int:
         return sum(buffer.nbytes for buffer in self._buffers)
+
+    def name(self, tensor: Tensor) -> str:
+        return self._names[tensor.index]
 
     def tensor(self, name: str, shape: Sequence[int], dtype: np.dtype[Any], quant: QuantParams | None = None) -> Tensor:
         """A tensor that an operator fills, or an input."""
@@ -117,43 +133,19 @@ class GraphWriter:
             options: the name of its options table, without the "T" of the generated class.
             fields: the table's fields by the generated class's names. ``to`` is for the version rules alone.
         """
-        number = version(code, inputs, fields)
-        builtin = int(getattr(self._fb.BuiltinOperator, code))
-        operator = self._fb.OperatorT()
-        operator.opcodeIndex = self._codes.setdefault((code, number), len(self._codes))
-        operator.inputs = [-1 if tensor is None else tensor.index for tensor in inputs]
-        operator.outputs = [tensor.index for tensor in outputs]
-        if options is not None:
-            table = getattr(self._fb, f"{options}T")()
-            for key, value in fields.items():
-                if key != "to":
-                    if not hasattr(table, key):
-                        raise ValueError(f"{options} has no field {key!r}")
-                    setattr(table, key, value)
-            operator.builtinOptionsType = int(getattr(self._fb.BuiltinOptions, options))
-            operator.builtinOptions = table
-        assert builtin >= 0
-        self._operators.append(operator)
-        self.origins.append(self.origin)
+        assert hasattr(self._fb.BuiltinOperator, code), code
+        self.operations.append(Operation(code, tuple(inputs), tuple(outputs), options, fields, self.origin))
 
     @property
     def tensors(self) -> list[Tensor]:
         return self._tensors
 
-    @property
-    def operators(self) -> list[Any]:
-        return self._operators
-
-    def name(self, index: int) -> str:
-        return self._names[index]
-
-    def readers(self, index: int) -> Iterator[tuple[str, int, int]]:
-        """Code, input position and number of each operator that reads tensor ``index``."""
-        codes = [code for code, _ in self._codes]
-        for number, operator in enumerate(self._operators):
-            for place, read in enumerate(operator.inputs):
-                if read == index:
-                    yield codes[operator.opcodeIndex], place, number
+    def readers(self, index: int) -> Iterator[tuple[int, Operation]]:
+        """Input position and operation of each reader of tensor ``index``."""
+        for operation in self.operations:
+            for place, read in enumerate(operation.inputs):
+                if read is not None and read.index == index:
+                    yield place, operation
 
     def free(self, index: int, shape: tuple[int, ...], signature: tuple[int, ...]) -> None:
         """Declare ``shape``, and by -1 in ``signature`` what an interpreter may resize."""
@@ -169,14 +161,11 @@ class GraphWriter:
 
     def floating(self, types: Sequence[np.dtype[Any]]) -> list[str]:
         """The nodes, each once, whose operators read or write a tensor of one of ``types`` and do not just convert it."""
-        codes = [code for code, _ in self._codes]
         found: dict[str, None] = {}
-        for operator, origin in zip(self._operators, self.origins, strict=True):
-            if codes[operator.opcodeIndex] in ("QUANTIZE", "DEQUANTIZE"):
-                continue
-            touched = [*operator.inputs, *operator.outputs]
-            if any(index >= 0 and self._tensors[index].dtype in types for index in touched):
-                found[origin] = None
+        for operation in self.operations:
+            touched = [tensor for tensor in (*operation.inputs, *operation.outputs) if tensor is not None]
+            if operation.code not in ("QUANTIZE", "DEQUANTIZE") and any(tensor.dtype in types for tensor in touched):
+                found[operation.origin] = None
         return list(found)
 
     def finish(
@@ -186,8 +175,11 @@ class GraphWriter:
         *,
         description: str,
         metadata: Mapping[str, str],
-    ) -> bytearray:
-        """The file's bytes. ``inputs`` and ``outputs`` carry the names of the signature "serving_default"."""
+    ) -> memoryview:
+        """The file's bytes, in the builder's own memory.
+
+        ``inputs`` and ``outputs`` carry the names of the signature "serving_default".
+        """
         import flatbuffers
 
         fb = self._fb
@@ -196,7 +188,7 @@ class GraphWriter:
         graph.tensors = [self._tensor_table(tensor) for tensor in self._tensors]
         graph.inputs = [tensor.index for _, tensor in inputs]
         graph.outputs = [tensor.index for _, tensor in outputs]
-        graph.operators = self._operators
+        graph.operators = [self._operator_table(operation) for operation in self.operations]
         model.version, model.description, model.subgraphs = SCHEMA_VERSION, description, [graph]
         model.operatorCodes = [self._code_table(code, number) for code, number in self._codes]
         model.signatureDefs = [self._signature(inputs, outputs)]
@@ -207,13 +199,32 @@ class GraphWriter:
             model.metadata.append(entry)
         model.buffers = [_Buffer(None), *(_Buffer(data) for data in self._buffers)]
         # Large enough from the start: growing a builder copies everything written so far.
-        builder = flatbuffers.Builder(self.constant_bytes + 512 * len(self._tensors) + 65536)
+        scales = sum(len(tensor.quant.scale) for tensor in self._tensors if tensor.quant is not None)
+        tables = 512 * len(self._tensors) + 256 * len(self.operations) + 16 * scales
+        builder = flatbuffers.Builder(self.constant_bytes + tables + 65536)
         builder.Finish(model.Pack(builder), IDENTIFIER)
-        return bytearray(memoryview(builder.Bytes)[builder.Head() :])
+        return memoryview(builder.Bytes)[builder.Head() :]
 
     def _raw_buffer(self, content: bytes) -> int:
         self._buffers.append(np.frombuffer(content, np.uint8))
         return len(self._buffers)
+
+    def _operator_table(self, operation: Operation) -> Any:
+        number = version(operation.code, operation.inputs, operation.fields)
+        operator = self._fb.OperatorT()
+        operator.opcodeIndex = self._codes.setdefault((operation.code, number), len(self._codes))
+        operator.inputs = [-1 if tensor is None else tensor.index for tensor in operation.inputs]
+        operator.outputs = [tensor.index for tensor in operation.outputs]
+        if operation.options is not None:
+            table = getattr(self._fb, f"{operation.options}T")()
+            for key, value in operation.fields.items():
+                if key != "to":
+                    if not hasattr(table, key):
+                        raise ValueError(f"{operation.options} has no field {key!r}")
+                    setattr(table, key, value)
+            operator.builtinOptionsType = int(getattr(self._fb.BuiltinOptions, operation.options))
+            operator.builtinOptions = table
+        return operator
 
     def _tensor_table(self, tensor: Tensor) -> Any:
         table = self._fb.TensorT()

@@ -11,7 +11,6 @@ import onnx_ir as ir
 import pytest
 
 from compiler.calibration.dataset import make_dataset
-from compiler.errors import UnsupportedModel
 from compiler.exporters import EXPORTERS
 from compiler.exporters.base import ExportOptions
 from compiler.hub_session import open_hub
@@ -122,12 +121,10 @@ def test_blocks_follow_the_reduction_and_beat_channels(hub: ir.Model, feeds: dic
     assert sorted(p.scale.shape for p in params) == [(4, 96), (10, 6)]
     assert read_spec(blocked.spec.to_bytes()) == blocked.spec
     expected = _run(blocked.model, feeds)
-    for fmt in ("onnx", "coreml"):
+    for fmt in ("onnx", "coreml", "tflite"):
         with open_session(_export(blocked.model, fmt, Precision.INT4_WEIGHTS, tmp_path)) as session:
             got = session.run(feeds)["logits"]
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.ptp(expected))
-    with pytest.raises(UnsupportedModel, match="in blocks"):
-        _export(blocked.model, "tflite", Precision.INT4_WEIGHTS, tmp_path)
 
 
 def test_blocks_dequantize_as_the_standard_says() -> None:

@@ -10,19 +10,18 @@ import numpy as np
 from compiler.exporters.tflite import attributes as attr
 from compiler.exporters.tflite import layout
 from compiler.exporters.tflite.context import RELU, RELU6, LoweringContext, Unsupported, shape_of
+from compiler.exporters.tflite.kernels import prescribed
 from compiler.exporters.tflite.ops.binary import aligned
 from compiler.exporters.tflite.ops.unary import (
-    UNIT,
     any_order,
     elementwise,
     integer_scalar,
     need_type,
     note_island,
-    prescribed,
     scalar,
 )
 from compiler.exporters.tflite.table import lowers
-from compiler.exporters.tflite.tensors import Tensor, per_tensor
+from compiler.exporters.tflite.tensors import QuantParams, Tensor, per_tensor
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -58,6 +57,24 @@ def _clamped(context: LoweringContext, x: Tensor, shift: float, high: float) -> 
     wide = {} if x.dtype == np.int8 else {"potScaleInt16": False}
     operands = [x, integer_scalar(context, shift, quant.bits)]
     context.emit("ADD", operands, [result], "AddOptions", fusedActivationFunction=RELU, **wide)
+    return result
+
+
+def _gate(context: LoweringContext, x: Tensor, alpha: float, beta: float, quant: QuantParams) -> Tensor:
+    """max(0, min(1 / alpha, x + beta / alpha)), in the output's own codes where they do the clamping.
+
+    Then (x + beta / alpha) / (scale / alpha) = (alpha * x + beta) / scale: ADD rounds once, to the code of the result, and the
+    product with alpha changes the scale alone. Through a scale of its own it would round twice, one step off every second time.
+    """
+    highest = quant.range()[1]
+    sixth = bool(np.isclose(alpha, 1 / 6, rtol=1e-6))
+    if highest > 1 + quant.scale[0] / 2 and not sixth:
+        return _clamped(context, x, beta / alpha, 1 / alpha)
+    result = context.temporary(x.shape, x, replace(quant, scale=(quant.scale[0] / alpha,)))
+    wide = {} if x.dtype == np.int8 else {"potScaleInt16": False}
+    operands = [x, integer_scalar(context, beta / alpha, quant.bits)]
+    clamp = RELU6 if highest > 1 and sixth else RELU
+    context.emit("ADD", operands, [result], "AddOptions", fusedActivationFunction=clamp, **wide)
     return result
 
 
@@ -101,7 +118,7 @@ def hard_sigmoid(context: LoweringContext, node: ir.Node) -> None:
     quant = context.agreed([source], node.outputs[0]) if alpha > 0 and beta > 0 else None
     x = context.read(source, perm, stored=quant is not None)
     if quant is not None:
-        gate, factor = _clamped(context, x, beta / alpha, 1 / alpha), integer_scalar(context, alpha, quant.bits)
+        gate, factor = _gate(context, x, alpha, beta, quant), integer_scalar(context, alpha, quant.bits)
         context.emit("MUL", [gate, factor], [context.produce(node.outputs[0], perm, quant)], "MulOptions")
         return
     scaled, moved = context.temporary(x.shape, x), context.temporary(x.shape, x)
@@ -180,7 +197,7 @@ def softmax(context: LoweringContext, node: ir.Node) -> None:
     perm = layout.last(any_order(context, source), attr.axis(node, rank, -1))
     quant = context.agreed([source], output) if node.op_type == "Softmax" else None
     tensor = context.read(source, perm, stored=quant is not None)
-    result = context.produce(output, perm, quant and prescribed(quant, UNIT))
+    result = context.produce(output, perm, quant and prescribed(node.op_type, quant))
     if node.op_type == "Softmax":
         context.emit("SOFTMAX", [tensor], [result], "SoftmaxOptions", beta=1.0)
     else:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def weight_fits(context: LoweringContext, value: ir.Value, axis: int) -> bool:
     """Whether an int8 kernel takes this weight: symmetric int8 constant, per tensor or per channel on hub axis ``axis``."""
     constant = context.quantized_constant(value)
-    if constant is None or constant.data.dtype != np.int8 or any(constant.quant.zero_point):
+    if constant is None or constant.data.dtype != np.int8 or not constant.quant.symmetric or constant.quant.block:
         return False
     return constant.quant.per_tensor or constant.quant.axis == axis
 
@@ -90,7 +90,7 @@ def conv(context: LoweringContext, node: ir.Node) -> None:
 
 
 def _constant_or_absent(context: LoweringContext, value: ir.Value | None) -> bool:
-    return value is None or context.constant(value) is not None
+    return value is None or context.is_constant(value)
 
 
 def _check_rank(shape: tuple[int, ...], source: ir.Value) -> None:

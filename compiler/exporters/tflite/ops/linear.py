@@ -29,8 +29,8 @@ def gemm(context: LoweringContext, node: ir.Node) -> None:
     need_type(source, ("float32",))
     out_axis = 0 if attr.integer(node, "transB", 0) else 1
     plain = attr.real(node, "alpha", 1.0) == 1.0 and (bias is None or attr.real(node, "beta", 1.0) == 1.0)
-    vector = bias is None or (context.constant(bias) is not None and shape_of(bias) == (shape_of(weight)[out_axis],))
-    if plain and vector and context.constant(weight) is not None:
+    vector = bias is None or (context.is_constant(bias) and shape_of(bias) == (shape_of(weight)[out_axis],))
+    if plain and vector and context.is_constant(weight):
         order = (1, 0) if attr.integer(node, "transA", 0) else (0, 1)
         _fully_connected(context, node, order, out_axis, bias)
     else:
@@ -110,7 +110,7 @@ def matmul(context: LoweringContext, node: ir.Node) -> None:
     ranks = len(shape_of(source)), len(shape_of(weight))
     if max(ranks) > MAX_BATCH_RANK or 0 in ranks:
         raise Unsupported(f"its operands have ranks {ranks}; the kernel takes 1 to {MAX_BATCH_RANK}", "Reshape them.")
-    if ranks[0] >= 2 and ranks[1] == 2 and context.constant(weight) is not None:
+    if ranks[0] >= 2 and ranks[1] == 2 and context.is_constant(weight):
         _fully_connected(context, node, layout.identity(ranks[0]), 1, None)
         return
     if 1 in ranks:

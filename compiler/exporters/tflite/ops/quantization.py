@@ -20,6 +20,7 @@ from compiler.exporters.tflite.context import (
     activation_quant,
     name_of,
     shape_of,
+    wide_params,
 )
 from compiler.exporters.tflite.table import lowers
 from compiler.exporters.tflite.tensors import QuantParams
@@ -35,7 +36,7 @@ def quantize_linear(context: LoweringContext, node: ir.Node) -> None:
     quant = activation_quant(context, node)
     if quant is None:
         raise Unsupported(
-            "it is not a per-tensor int8 or symmetric int16 quantization with constant parameters",
+            "it is not a per-tensor int8 or int16 quantization with constant parameters",
             "Quantize activations per tensor to int8.",
         )
     if node.outputs[0].is_graph_output() or any(
@@ -57,34 +58,46 @@ def dequantize_linear(context: LoweringContext, node: ir.Node) -> None:
     if data is None:
         if context.quant(source) is None:
             raise Unsupported("its integer input is computed by another operator")
-        if _parameters(context, node, None) != context.quant(source):
+        if _activation(_parameters(context, node, None), context, node) != context.quant(source):
             raise Unsupported("its scale or zero point differs from those of the QuantizeLinear before it")
         context.alias(node.outputs[0], source)
         return
     context.set_quantized(node.outputs[0], QuantizedConstant(*_constant(context, node, data)))
 
 
+def _activation(quant: QuantParams, context: LoweringContext, node: ir.Node) -> QuantParams:
+    zero = context.constant(attr.operand(node, 2))
+    if zero is None or zero.dtype not in (np.int16, np.uint16):
+        return quant
+    return wide_params(quant.scale[0], int(zero.reshape(())), zero.dtype)
+
+
 def _constant(context: LoweringContext, node: ir.Node, data: np.ndarray) -> tuple[np.ndarray, QuantParams]:
     quant = _parameters(context, node, data)
     if data.dtype == np.uint8:
         return (data.astype(np.int16) - 128).astype(np.int8), quant
+    if data.dtype == ml_dtypes.uint4:
+        return (data.astype(np.int8) - 8).astype(ml_dtypes.int4), quant
     if data.dtype not in (np.int8, np.int16, np.int32, ml_dtypes.int4):
         raise Unsupported(f"constants of type {data.dtype} have no int8 form", "Quantize weights to int8.")
     return data, quant
 
 
 def _parameters(context: LoweringContext, node: ir.Node, data: np.ndarray | None) -> QuantParams:
-    scale = context.required_constant(node.inputs[1], "scale").reshape(-1)
+    scale = context.required_constant(node.inputs[1], "scale")
     zero_value = attr.operand(node, 2)
     zero = np.zeros(1, np.int8) if zero_value is None else context.required_constant(zero_value, "zero point")
-    source_is_uint8 = zero.dtype == np.uint8 if zero_value is not None else data is None or data.dtype == np.uint8
-    points = np.broadcast_to(zero.reshape(-1).astype(np.int64), scale.shape) - (128 if source_is_uint8 else 0)
-    rank = len(shape_of(node.outputs[0]))
-    if scale.size > 1 and (attr.integer(node, "block_size", 0) or scale.size != shape_of(node.outputs[0])[_axis(node)]):
-        raise Unsupported(f"{name_of(node.outputs[0])!r} is quantized in blocks", "Quantize weights per channel.")
-    axis = _axis(node) % rank if scale.size > 1 else 0
+    kind = zero.dtype if zero_value is not None else np.dtype(np.uint8) if data is None else data.dtype
+    points = np.broadcast_to(zero.astype(np.int64), scale.shape if zero.size > 1 else scale.shape or (1,))
+    points = points.reshape(-1) - {"uint8": 128, "uint4": 8}.get(kind.name, 0)
+    shape = shape_of(node.outputs[0])
+    axis = _axis(node) % len(shape) if scale.size > 1 else 0
+    block = attr.integer(node, "block_size", 0) if scale.size > 1 else 0
+    if scale.size > 1 and not block and scale.size != shape[axis]:
+        raise Unsupported(f"{name_of(node.outputs[0])!r} has {scale.size} scales along an axis of {shape[axis]}")
     bits = 16 if zero.dtype == np.int16 else 8
-    return QuantParams(tuple(float(s) for s in scale.astype(np.float32)), tuple(int(p) for p in points), axis, bits)
+    scales = tuple(float(s) for s in scale.reshape(-1).astype(np.float32))
+    return QuantParams(scales, tuple(int(p) for p in points), axis, bits, block)
 
 
 def _axis(node: ir.Node) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 from compiler.exporters.tflite import attributes as attr
 from compiler.exporters.tflite import layout
 from compiler.exporters.tflite.context import LoweringContext, Unsupported, dtype_of, shape_of
+from compiler.exporters.tflite.kernels import prescribed
 from compiler.exporters.tflite.ops import casts
 from compiler.exporters.tflite.table import lowers
 from compiler.exporters.tflite.tensors import QuantParams, Tensor, per_tensor
@@ -53,22 +54,19 @@ def elementwise(
     code: str,
     *,
     integer: bool = False,
-    fixed: QuantParams | None = None,
     options: str | None = None,
     **fields: object,
 ) -> None:
     """One operator on the first input.
 
     Args:
-        integer: whether the kernel exists for int8 (INT16_OPERATORS says whether for int16).
-        fixed: parameters that the int8 kernel demands of its output (LiteRT's specification); others are requantized to.
-            int16 kernels demand FRACTION instead.
+        integer: whether the kernel exists for int8; KERNELS says whether for int16, and which output parameters it demands.
     """
     source, output = attr.first(node), node.outputs[0]
     perm = any_order(context, source)
     quant = context.agreed([source], output) if integer else None
     tensor = context.read(source, perm, stored=quant is not None)
-    result = context.produce(output, perm, quant and (prescribed(quant, fixed) if fixed else quant))
+    result = context.produce(output, perm, quant and prescribed(node.op_type, quant))
     context.emit(code, [tensor], [result], options, **fields)
     note_island(context, node, [source], quant)
 
@@ -85,25 +83,14 @@ def simple(context: LoweringContext, node: ir.Node) -> None:
     elementwise(context, node, BUILTIN[node.op_type])
 
 
-# The specification fixes these outputs: 1/256 with -128 for values in [0, 1], 1/128 with 0 for [-1, 1]; in int16 1/32768 for both.
-UNIT = per_tensor(1 / 256, -128)
-SIGNED_UNIT = per_tensor(1 / 128, 0)
-FRACTION = per_tensor(1 / 32768, 0, bits=16)
-
-
-def prescribed(quant: QuantParams, fixed: QuantParams) -> QuantParams:
-    """What a kernel of the width of ``quant`` demands where the int8 one demands ``fixed``."""
-    return fixed if quant.bits == 8 else FRACTION
-
-
 @lowers("Sigmoid")
 def sigmoid(context: LoweringContext, node: ir.Node) -> None:
-    elementwise(context, node, "LOGISTIC", integer=True, fixed=UNIT)
+    elementwise(context, node, "LOGISTIC", integer=True)
 
 
 @lowers("Tanh")
 def tanh(context: LoweringContext, node: ir.Node) -> None:
-    elementwise(context, node, "TANH", integer=True, fixed=SIGNED_UNIT)
+    elementwise(context, node, "TANH", integer=True)
 
 
 @lowers("Reciprocal")
