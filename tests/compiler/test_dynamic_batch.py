@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from compiler.cli.main import cli
-from compiler.errors import SourceError, UnsupportedModel
+from compiler.errors import DataError, SourceError, UnsupportedModel
 from compiler.pipeline import build
 from compiler.request import BuildRequest
 from profiles.schema import Format, Precision
@@ -116,4 +116,5 @@ def test_the_command_line_takes_a_size_or_dynamic(tmp_path: Path) -> None:
         "--precision",
         "fp32",
     ]
-    assert "one batch size" in CliRunner().invoke(cli, command).output
+    refused = CliRunner().invoke(cli, command).exception
+    assert isinstance(refused, DataError) and "one batch size" in str(refused)
