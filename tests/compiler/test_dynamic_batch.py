@@ -116,4 +116,4 @@ def test_the_command_line_takes_a_size_or_dynamic(tmp_path: Path) -> None:
         "--precision",
         "fp32",
     ]
-    assert "one batch size" in CliRunner().invoke(cli, command).output
+    assert "one batch size" in str(CliRunner().invoke(cli, command).exception)
