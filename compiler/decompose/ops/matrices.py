@@ -20,7 +20,7 @@ def det(b: Builder) -> None:
         raise Undecomposable(f"a determinant of order {order} has too many minors")
     count = int(np.prod(b.x.shape[:-2], dtype=np.int64))
     rows = b.reshape(b.x.name, [count, order, order])
-    choices = [(column,) for column in range(order)]
+    choices: list[tuple[int, ...]] = [(column,) for column in range(order)]
     minors = b.reshape(b.take(rows, 1, 0, 1), [count, order])
     for k in range(1, order):
         number = {choice: i for i, choice in enumerate(choices)}

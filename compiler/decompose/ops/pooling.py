@@ -99,8 +99,9 @@ def _with_indices(b: Builder) -> None:
         _, before, after = _pads(b, i, kernel[i], strides[i], dilations[i], out[i])
         source = _filled(b, source, i + 2, before, max(0, after), _lowest(b))
         befores.append(before)
-    order = "F" if b.attribute("storage_order", 0) else "C"
-    numbers = np.arange(int(np.prod(sizes))).reshape(sizes, order=order)
+    count = np.arange(int(np.prod(sizes)))
+    columns_first = bool(b.attribute("storage_order", 0))
+    numbers = count.reshape(sizes, order="F") if columns_first else count.reshape(sizes)
     planes = (np.arange(batch * channels) * numbers.size).reshape(batch, channels, *[1] * spatial)
     best = place = ""
     for tap in np.ndindex(*kernel):
