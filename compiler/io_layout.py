@@ -57,6 +57,8 @@ _TRANSPARENT: Final = frozenset(
         "Identity",
         "Concat",
         "Slice",
+        "QuantizeLinear",
+        "DequantizeLinear",
     }
 )
 
