@@ -58,6 +58,8 @@ _TRANSPARENT: Final = frozenset(
         "Identity",
         "Concat",
         "Slice",
+        "QuantizeLinear",
+        "DequantizeLinear",
     }
 )
 

@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--peers-python", type=Path, help="python of an environment with onnx2tf and litert-torch")
     parser.add_argument("--work", type=Path, help="keep nets and files here, and take those that are there")
     parser.add_argument("--rounds", type=int, default=40, help="pairs of runs per comparison")
+    parser.add_argument("--no-writing", action="store_true", help="leave out the time and memory of writing")
     parser.add_argument("--convert-only", action="store_true", help="make the files, measure nothing")
     parser.add_argument("names", nargs="*", default=list(NETS))
     options = parser.parse_args()
@@ -45,7 +46,7 @@ def main() -> None:
         nets = [prepare(name, options.work or Path(folder)) for name in options.names]
         for quantized in (False, True):
             _table(nets, quantized, options.peers_python, 0 if options.convert_only else options.rounds)
-        if not options.convert_only:
+        if not options.convert_only and not options.no_writing:
             _writing(nets)
 
 

@@ -45,12 +45,15 @@ def _ours(net: Net, path: Path, quantized: bool, peers: Path | None, *, turned: 
     from compiler.exporters.base import ExportOptions
     from compiler.exporters.tflite import EXPORTER
     from compiler.io_layout import channels_last
-    from profiles.schema import Precision
+    from profiles.schema import IntegerIO, Precision
 
     model = ir.load(net.quantized if quantized else net.hub)
     if turned:
         model = channels_last(model).model
-    EXPORTER.export(model, path, ExportOptions(Precision.INT8 if quantized else Precision.FP32))
+    # ai-edge-quantizer's files have integer inputs and outputs, onnx2tf's float ones: ours are like the peer's.
+    ports = IntegerIO.INT8 if quantized and not turned else None
+    precision = Precision.INT8 if quantized else Precision.FP32
+    EXPORTER.export(model, path, ExportOptions(precision, integer_io=ports, float_islands=True))
     return ""
 
 

@@ -84,3 +84,16 @@ def test_a_build_takes_data_in_the_sources_layout(tmp_path: Path) -> None:
     assert (image.shape, image.layout) == ((1, 8, 8, 3), "NHWC")
     with np.load(tmp_path / "out" / "selftest.npz") as vectors:
         assert vectors["in/image"].shape[1:] == (8, 8, 3)
+
+
+def test_a_source_that_came_quantized_shows_its_layout() -> None:
+    """Its first and last operators are QuantizeLinear and DequantizeLinear, which say nothing about axes themselves."""
+    model = ir.from_proto(
+        onnx.parser.parse_model(
+            '<ir_version: 10, opset_import: ["": 21]> g (float[1,3,4,4] x) => (float[1,3,4,4] y) '
+            "<float s = {0.1}, int8 z = {0}> { q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) "
+            "p = MaxPool<kernel_shape = [1, 1]>(d) r = QuantizeLinear(p, s, z) y = DequantizeLinear(r, s, z) }"
+        )
+    )
+    inferred = ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model)))
+    assert port_layouts(inferred) == {"x": "NCHW", "y": "NCHW"}

@@ -6,6 +6,7 @@ reshapes.py    which orders pass through a RESHAPE
 matmul.py      BATCH_MATMUL, which can swap its operands' last axes for nothing
 problem.py     operators and tensors as variables and cost tables
 elimination.py the exact minimum of a sum of cost tables
+fold.py        reductions that drop their axes themselves
 rewrite.py     the graph written again in the orders chosen
 """
 

@@ -13,6 +13,7 @@ from compiler.exporters.tflite.relayout.config import Config, ports
 from compiler.exporters.tflite.relayout.costs import descend, tables, total_cost
 from compiler.exporters.tflite.relayout.elimination import minimise
 from compiler.exporters.tflite.relayout.families import family
+from compiler.exporters.tflite.relayout.fold import fold_reductions
 from compiler.exporters.tflite.relayout.problem import Problem, build
 from compiler.exporters.tflite.tensors import Array, QuantParams, Tensor
 from compiler.exporters.tflite.writer import GraphWriter, Operation
@@ -42,7 +43,8 @@ class Relayout:
 
 def relayout(writer: GraphWriter, inputs: Sequence[NamedTensor], outputs: Sequence[NamedTensor]) -> Relayout:
     """The graph of ``writer`` with the cheapest axis orders. Inputs and outputs keep theirs."""
-    problem = build(writer.operations, [t for _, t in inputs], [t for _, t in outputs])
+    operations = fold_reductions(writer.operations, {tensor.index for _, tensor in outputs})
+    problem = build(operations, [t for _, t in inputs], [t for _, t in outputs])
     chosen, proven = _assign(problem)
     return write(writer, problem, chosen, inputs, outputs, proven=proven)
 

@@ -126,3 +126,30 @@ def test_outputs_that_are_inputs_get_tensors_of_their_own() -> None:
     result = relayout(graph.writer, graph.inputs, [("y0", back), ("y1", back)])
     assert len({t.index for _, t in (*result.inputs, *result.outputs)}) == 3
     assert layout.identity(2) == (0, 1)
+
+
+@pytest.mark.parametrize("shape", ((1, 5), (5,), (1, 5, 1)))
+def test_a_reduction_drops_its_axes_itself(shape: tuple[int, ...]) -> None:
+    """Only where the RESHAPE drops exactly what was reduced, and nothing else reads what lies between."""
+    graph = Graph(np.random.default_rng(0))
+    x = graph.input((1, 4, 4, 5))
+    mean = graph.emit("MEAN", [x, graph.numbers([1, 2])], (1, 1, 1, 5), "ReducerOptions", keepDims=True)
+    flat = graph.emit("RESHAPE", [mean, graph.numbers(shape)], shape)
+    graph.emit("RELU", [flat], flat.shape)
+    result = relayout(graph.writer, graph.inputs, outputs(graph))
+    codes = [operation.code for operation in result.writer.operations]
+    assert codes == (["MEAN", "RELU"] if shape == (1, 5) else ["MEAN", "RESHAPE", "RELU"])
+    np.testing.assert_array_equal(
+        execute(result.writer, result.inputs, result.outputs)[0],
+        execute(graph.writer, graph.inputs, outputs(graph))[0],
+    )
+
+
+def test_a_reduction_with_another_reader_keeps_its_axes() -> None:
+    graph = Graph(np.random.default_rng(0))
+    x = graph.input((1, 4, 4, 5))
+    mean = graph.emit("MEAN", [x, graph.numbers([1, 2])], (1, 1, 1, 5), "ReducerOptions", keepDims=True)
+    graph.emit("RESHAPE", [mean, graph.numbers((1, 5))], (1, 5))
+    graph.emit("MUL", [x, mean], x.shape, "MulOptions")
+    result = relayout(graph.writer, graph.inputs, outputs(graph))
+    assert sorted(operation.code for operation in result.writer.operations) == ["MEAN", "MUL", "RESHAPE"]
