@@ -23,7 +23,7 @@ from compiler.exporters.tflite.context import (
     wide_params,
 )
 from compiler.exporters.tflite.table import lowers
-from compiler.exporters.tflite.tensors import QuantParams
+from compiler.exporters.tflite.tensors import QuantParams, Tensor
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -47,7 +47,24 @@ def quantize_linear(context: LoweringContext, node: ir.Node) -> None:
     if perm is None:
         perm = tuple(range(len(shape_of(source))))
     tensor = context.read(source, perm, stored=context.quant(source) is not None)
-    context.bind(node.outputs[0], context.quantize(tensor, quant), perm)
+    context.bind(node.outputs[0], _clipped(context, node, context.quantize(tensor, quant)), perm)
+
+
+def _clipped(context: LoweringContext, node: ir.Node, tensor: Tensor) -> Tensor:
+    """``tensor`` within the hub's range where int16 without a zero point reaches further: a ReLU may be nothing else than this."""
+    zero = context.constant(attr.operand(node, 2))
+    if zero is None or zero.dtype not in (np.int16, np.uint16) or tensor.quant is None:
+        return tensor
+    scale = float(context.required_constant(node.inputs[1], "scale").reshape(()))
+    limits, point = np.iinfo(zero.dtype), int(zero.reshape(()))
+    low, high = (round((limit - point) * scale / tensor.quant.scale[0]) for limit in (limits.min, limits.max))
+    for code, bound, needed in (("MAXIMUM", low, low > -32767), ("MINIMUM", high, high < 32767)):
+        if needed:
+            constant = context.writer.constant("bound", np.array(bound, np.int16), tensor.quant)
+            result = context.temporary(tensor.shape, tensor, tensor.quant)
+            context.emit(code, [tensor, constant], [result], "MaximumMinimumOptions")
+            tensor = result
+    return tensor
 
 
 @lowers("DequantizeLinear")
