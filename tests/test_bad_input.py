@@ -69,7 +69,7 @@ def _assert_refused(done: subprocess.CompletedProcess[str], code: int, words: st
         ("empty.onnx", 3, "empty.onnx"),
         ("damaged.pt2", 3, "damaged.pt2"),
         ("unknown.h5x", 3, "unknown.h5x"),
-        ("unsupported.onnx", 3, "Det"),
+        ("unsupported.onnx", 3, "RandomNormalLike"),
         ("nowhere.py:net", 3, "nowhere.py"),
     ],
 )

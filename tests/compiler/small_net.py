@@ -42,6 +42,6 @@ def save_net(path: Path, text: str = NET, width: int = 8, nudge: float = 0.0) ->
     onnx.save(model, path)
 
 
-UNSUPPORTED = NET.replace("logits = ", "t = Det (d)\n  logits = ").replace(
-    "(float[N, 4] logits)", "(float[N, 4] logits, float[N, 8] t)"
+UNSUPPORTED = NET.replace("logits = ", "t = RandomNormalLike (d)\n  logits = ").replace(
+    "(float[N, 4] logits)", "(float[N, 4] logits, float[N, 8, 4, 4] t)"
 )

@@ -163,6 +163,8 @@ def batched_gather_nd(b: Builder) -> None:
     rows = b.reshape(b.x.name, [int(np.prod(b.x.shape[: batch + depth])), *b.x.shape[batch + depth :]])
     number = b.op("Cast", indices.name, to=7)
     sizes = np.asarray(indexed, np.int64)
+    if indices.constant is not None and ((indices.constant >= sizes) | (indices.constant < -sizes)).any():
+        raise Undecomposable("its indices lie outside the input")
     strides = np.asarray([int(np.prod(indexed[i + 1 :], dtype=np.int64)) for i in range(depth)], np.int64)
     wrapped = b.op("Where", b.op("Less", number, np.array(0)), b.op("Add", number, sizes), number)
     last = np.asarray([len(indices.shape) - 1], np.int64)

@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compiler.exporters.base import ExportOptions
-from compiler.exporters.coreml import EXPORTER
-from profiles.schema import Precision
 from tests.compiler.exporters.coreml.support import (
     Arrays,
     export,
@@ -258,10 +255,3 @@ def test_scales_in_the_file_are_the_hubs(tmp_path: Path) -> None:
     assert found["dequantize"].zero_point.val == values["zy"]
     np.testing.assert_array_equal(found["conv"].bias.val, values["bq"].astype(np.float32) * values["sb"])
     assert any("float32" in note for note in result.notes)
-
-
-def test_int16_activations_are_refused() -> None:
-    text = "net (float[2] x) => (float[2] y) { q = QuantizeLinear(x, s, z)  y = DequantizeLinear(q, s, z) }"
-    model = hub(parse(text, s=np.array(0.5, np.float32), z=np.array(3, np.int16)))
-    refusals = EXPORTER.check(model, ExportOptions(Precision.INT8))
-    assert refusals and "int16" in refusals[0].reason

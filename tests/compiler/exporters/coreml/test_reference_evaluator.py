@@ -52,3 +52,11 @@ def test_names_that_mil_forbids_come_back(tmp_path: Path) -> None:
     model.graph.inputs[0].name, model.graph.outputs[0].name = "in/put:0", "1st out"
     got = evaluated(model, {"in/put:0": np.float32([[-1, 2]])}, tmp_path)
     np.testing.assert_array_equal(got["1st out"], [[0, 2]])
+
+
+def test_int16_activations_are_computed_as_the_standard_defines_them(tmp_path: Path) -> None:
+    """Core ML quantizes to eight bits; sixteen are rounded and clipped in float32."""
+    text = "net (float[2] x) => (float[2] y) { q = QuantizeLinear(x, s, z)  y = DequantizeLinear(q, s, z) }"
+    model = hub(parse(text, s=np.array(0.5, np.float32), z=np.array(3, np.int16)))
+    feeds = {"x": np.array([0.26, 1e6], np.float32)}
+    np.testing.assert_array_equal(evaluated(model, feeds, tmp_path)["y"], reference(model, feeds)["y"])
