@@ -7,6 +7,7 @@ matmul.py      BATCH_MATMUL, which can swap its operands' last axes for nothing
 problem.py     operators and tensors as variables and cost tables
 elimination.py the exact minimum of a sum of cost tables
 fold.py        reductions that drop their axes themselves
+long_means.py  int8 means that XNNPACK gets wrong, in a form that it does not
 rewrite.py     the graph written again in the orders chosen
 """
 

@@ -14,6 +14,7 @@ from compiler.exporters.tflite.relayout.costs import descend, tables, total_cost
 from compiler.exporters.tflite.relayout.elimination import minimise
 from compiler.exporters.tflite.relayout.families import family
 from compiler.exporters.tflite.relayout.fold import fold_reductions
+from compiler.exporters.tflite.relayout.long_means import reduce_rows, rows
 from compiler.exporters.tflite.relayout.problem import Problem, build
 from compiler.exporters.tflite.tensors import Array, QuantParams, Tensor
 from compiler.exporters.tflite.writer import GraphWriter, Operation
@@ -117,6 +118,10 @@ class _Rewriting:
         outputs = [self.declare(tensor, config.outputs[i]) for i, tensor in enumerate(operation.outputs)]
         for tensor in outputs:
             self._origin[tensor.index] = f"{operation.code} of {operation.origin!r}"
+        long = rows(made.code, arguments)
+        if long is not None and arguments[0] is not None:
+            reduce_rows(self._new, made.code, arguments[0], outputs[0], long)
+            return
         self._new.operator(made.code, arguments, outputs, made.options, **made.fields)
 
     def _constant(self, name: str, data: Array, quant: QuantParams | None) -> Tensor:

@@ -112,3 +112,27 @@ def test_within_one_step(tmp_path: Path, name: str, bits: int) -> None:
     assert expected in ("", *ops_in(result.path)) or bits == 16
     assert not any("float" in note for note in result.notes), result.notes
     assert ops_in(result.path).count("DEQUANTIZE") == 1
+
+
+@pytest.mark.parametrize("operator", ("ReduceMean", "ReduceSum"))
+@pytest.mark.parametrize("keep", (0, 1))
+@pytest.mark.parametrize(("shape", "axes"), (((1, 1, 10000), (2,)), ((2, 100, 100), (1, 2)), ((2, 4, 9000), (2,))))
+def test_long_means_are_right(
+    tmp_path: Path, shape: tuple[int, ...], axes: tuple[int, ...], keep: int, operator: str
+) -> None:
+    """XNNPACK's own kernel answers 127 to more than about 8,500 neighbours whose zero point is -128."""
+    length = int(np.prod([shape[axis] for axis in axes]))
+    step = 0.005 * (length if operator == "ReduceSum" else 1)
+    out = [1 if axis in axes else size for axis, size in enumerate(shape) if keep or axis not in axes]
+    source = text(
+        f'<ir_version: 10, opset_import: ["": 21]> g (float{list(shape)} x) => (float{out} y) '
+        f"<float s = {{0.02}}, int8 z = {{-128}}, float t = {{{step}}}, int8 u = {{-128}}, int64[{len(axes)}] a = "
+        f"{{{', '.join(map(str, axes))}}}> {{ q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) "
+        f"r = {operator}<keepdims = {keep}>(d, a) p = QuantizeLinear(r, t, u) y = DequantizeLinear(p, t, u) }}"
+    )
+    model = hub(source)
+    result = export(model, tmp_path / "m.tflite", Precision.INT8)
+    feeds = {"x": np.random.default_rng(1).uniform(0, 0.2, shape).astype(np.float32)}
+    got, want = run(result.path, feeds)["y"], reference(model, feeds)["y"]
+    assert got.shape == want.shape
+    assert np.abs(got - want).max() <= 1.01 * step
