@@ -61,12 +61,14 @@ def configure(
 
 
 def _checked(settings: Mapping[str, Any]) -> bytes:
-    for name in settings:
+    for name, value in settings.items():
         if name not in RULES:
             raise PublishError(
                 f"{name!r} cannot be set from afar.",
                 remedy=f"Choose from {', '.join(RULES)}; the rest is in agent.toml.",
             )
+        if reason := RULES[name].objection(value):  # before JSON, which has no word for NaN
+            raise PublishError(f"{name} is {value!r}: {reason}.", remedy="Correct the value.")
     data = AgentSettings(settings=dict(settings)).to_bytes()
     try:
         read_settings(data)

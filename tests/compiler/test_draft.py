@@ -47,7 +47,7 @@ def _write(folder: Path, truth: Truth) -> bytes:
     )
     interface = ((TensorSpec("x", "float32", (1, 2, 3)),), (TensorSpec("y", "float32", (1, 4)),))
     write_draft(
-        folder, "net", interface, {"y": "logits"}, {}, {}, ("a", "b", "c", "d"), (artifact,), truth, {"source": "s"}
+        folder, "net", interface, {"y": "logits"}, {}, {}, ("a", "b", "c", "d"), (artifact,), truth, {"source": "s"}, {}
     )
     return (folder / DRAFT_NAME).read_bytes()
 

@@ -214,7 +214,7 @@ def test_weights_only_needs_no_data_and_updates_are_predicted(
 def test_compressed_weights_are_the_same_numbers_in_every_format(request_: BuildRequest, tmp_path: Path) -> None:
     from compiler.pipeline import build
 
-    save_net(tmp_path / "wide.onnx", width=32)
+    save_net(tmp_path / "wide.onnx", width=64)
     wide = replace(
         request_,
         source=str(tmp_path / "wide.onnx"),
