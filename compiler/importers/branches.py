@@ -5,14 +5,12 @@ Operators have no effects beside their results, so this is what the If says; it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from compiler.decompose.bodies import typed
-from compiler.importers.unroll import rename
+from compiler.importers.unroll import inlined
 
 
 def select_branches(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -34,7 +32,9 @@ def _selected(proto: onnx.ModelProto, output: str) -> onnx.ModelProto:
     prefix = node.name or output
     bodies = {a.name: a.g for a in node.attribute}
     nodes: list[onnx.NodeProto] = []
-    ends = [_inlined(result.graph, bodies[f"{kind}_branch"], f"{prefix}/{kind}/", nodes) for kind in ("then", "else")]
+    ends = [
+        inlined(result.graph, bodies[f"{kind}_branch"], (), f"{prefix}/{kind}/", nodes) for kind in ("then", "else")
+    ]
     condition = f"{prefix}/condition"
     scalar = numpy_helper.from_array(np.zeros(0, np.int64), f"{prefix}/scalar")
     result.graph.initializer.append(scalar)
@@ -46,22 +46,6 @@ def _selected(proto: onnx.ModelProto, output: str) -> onnx.ModelProto:
     result.graph.node.extend([*rest[:place], *nodes, *rest[place + 1 :]])
     result = typed(result)
     return result if _alike(result, zip(*ends, strict=True)) else proto
-
-
-def _inlined(graph: onnx.GraphProto, body: onnx.GraphProto, prefix: str, nodes: list[onnx.NodeProto]) -> Sequence[str]:
-    renamed: dict[str, str] = {}
-    for tensor in body.initializer:
-        renamed[tensor.name] = prefix + tensor.name
-        graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(tensor), prefix + tensor.name))
-    for index, node in enumerate(body.node):
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        for name in node.output:
-            renamed[name] = prefix + name if name else ""
-        rename(copy, renamed)
-        copy.name = f"{prefix}{node.name or f'{node.op_type}_{index}'}"
-        nodes.append(copy)
-    return [renamed.get(value.name, value.name) for value in body.output]
 
 
 def _alike(proto: onnx.ModelProto, pairs: object) -> bool:

@@ -129,18 +129,7 @@ class _Unroller:
 
     def _step(self, body: onnx.GraphProto, inputs: Sequence[str], prefix: str) -> list[str]:
         """One copy of ``body``; names of its outputs. Names from outside the body stay as they are."""
-        renamed = {value.name: name for value, name in zip(body.input, inputs, strict=True)}
-        for tensor in body.initializer:
-            renamed[tensor.name] = self._constant(numpy_helper.to_array(tensor), prefix + tensor.name)
-        for index, node in enumerate(body.node):
-            copy = onnx.NodeProto()
-            copy.CopyFrom(node)
-            for name in node.output:
-                renamed[name] = prefix + name if name else ""
-            rename(copy, renamed)
-            copy.name = f"{prefix}{node.name or f'{node.op_type}_{index}'}"
-            self.nodes.append(copy)
-        return [renamed.get(value.name, value.name) for value in body.output]
+        return inlined(self.proto.graph, body, inputs, prefix, self.nodes)
 
     def _finish(
         self,
@@ -163,6 +152,25 @@ class _Unroller:
                 wide.append(f"{prefix}/out_{k}_{t}")
                 self.nodes.append(helper.make_node("Unsqueeze", [part, place], [wide[-1]], name=wide[-1]))
             self.nodes.append(helper.make_node("Concat", wide, [name], name=f"{prefix}/out_{k}", axis=axes[k]))
+
+
+def inlined(
+    graph: onnx.GraphProto, body: onnx.GraphProto, inputs: Sequence[str], prefix: str, nodes: list[onnx.NodeProto]
+) -> list[str]:
+    """Append a copy of ``body`` to ``nodes``, its constants to ``graph``; names of its outputs, made its own by ``prefix``."""
+    renamed = {value.name: name for value, name in zip(body.input, inputs, strict=True)}
+    for tensor in body.initializer:
+        renamed[tensor.name] = prefix + tensor.name
+        graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(tensor), prefix + tensor.name))
+    for index, node in enumerate(body.node):
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        for name in node.output:
+            renamed[name] = prefix + name if name else ""
+        rename(copy, renamed)
+        copy.name = f"{prefix}{node.name or f'{node.op_type}_{index}'}"
+        nodes.append(copy)
+    return [renamed.get(value.name, value.name) for value in body.output]
 
 
 def rename(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
