@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 
-from compiler.exporters.tflite.writer import Operation
+from compiler.exporters.tflite.tensors import Tensor
+from compiler.exporters.tflite.writer import GraphWriter, Operation
 
 REDUCTIONS = frozenset({"MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD"})
 
 
-def fold_reductions(operations: Sequence[Operation], kept: Collection[int]) -> list[Operation]:
-    """The operations without the RESHAPEs that only drop what one reduction left with size 1.
+def fold_reductions(writer: GraphWriter, kept: Collection[int]) -> list[Operation]:
+    """The writer's operations without the RESHAPEs that only drop what one reduction left with size 1.
+
+    What is left of the two tensors goes by the reduction's name, which is the hub's: the RESHAPE's may be a step of its own.
 
     Args:
         kept: indices of tensors that must stay, the graph's outputs.
     """
+    operations = writer.operations
     readers = Counter(t.index for operation in operations for t in operation.inputs if t is not None)
     by_output = {operation.outputs[0].index: operation for operation in operations if operation.code in REDUCTIONS}
     replaced: dict[int, Operation] = {}
@@ -30,7 +34,15 @@ def fold_reductions(operations: Sequence[Operation], kept: Collection[int]) -> l
             fields = {**reduction.fields, "keepDims": False}
             replaced[id(reduction)] = replace(reduction, outputs=operation.outputs, fields=fields)
             dropped.add(id(operation))
+            if operation.outputs[0].index not in kept:
+                _hand_over_name(writer, source, operation.outputs[0])
     return [replaced.get(id(operation), operation) for operation in operations if id(operation) not in dropped]
+
+
+def _hand_over_name(writer: GraphWriter, source: Tensor, result: Tensor) -> None:
+    name = writer.name(source)
+    writer.rename(source, f"{name}/kept")
+    writer.rename(result, name)
 
 
 def _reduced_shape(reduction: Operation) -> tuple[int, ...] | None:

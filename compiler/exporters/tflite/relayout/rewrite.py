@@ -44,7 +44,7 @@ class Relayout:
 
 def relayout(writer: GraphWriter, inputs: Sequence[NamedTensor], outputs: Sequence[NamedTensor]) -> Relayout:
     """The graph of ``writer`` with the cheapest axis orders. Inputs and outputs keep theirs."""
-    operations = fold_reductions(writer.operations, {tensor.index for _, tensor in outputs})
+    operations = fold_reductions(writer, {tensor.index for _, tensor in outputs})
     problem = build(operations, [t for _, t in inputs], [t for _, t in outputs])
     chosen, proven = _assign(problem)
     return write(writer, problem, chosen, inputs, outputs, proven=proven)
