@@ -6,7 +6,7 @@ Trained on scikit-learn's digits, fine-tuned in four ways, and built like any re
 as int8, float16 and float32, ONNX and TFLite. The floor is the order-0 entropy of each tensor's residuals (per exponent of the old
 weight for floats), over the tensors that the codec finds. PYTHON is an interpreter of an environment that has bsdiff4, detools and
 hdiffpatch; zstd and xdelta3 are taken from the path. What is not installed is shown as "-". FOLDER keeps the releases, so that a
-second run trains nothing.
+second run trains nothing. Speeds are CPU time of one process; memory is what a decoding takes above an interpreter with numpy.
 
 On float32 nearly every residual is distinct, and the floor is the entropy of the sample, which no code without the sample reaches.
 """
@@ -17,6 +17,7 @@ import argparse
 import copy
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -49,6 +50,8 @@ PEERS = {
     "hdiffpatch": "import hdiffpatch;d=hdiffpatch.diff(open(a,'rb').read(),open(b,'rb').read());open(o,'wb').write(d)",
 }
 SIZE = 32
+DECODINGS = 3
+SPEEDS = ("encode s", "decode MB/s", "decode MiB")
 DTYPES = {
     Kind.ORDERED16: np.dtype(np.float16),
     Kind.ORDERED32: np.dtype(np.float32),
@@ -179,15 +182,14 @@ def main() -> None:
     parser.add_argument("--only", choices=[p.value for p in PRECISIONS], help="one precision")
     chosen = parser.parse_args()
     columns = ["fine-tune", "stored as", "format", "full", "xz", *PEERS, "zstd", "xdelta3", "patch", "floor", "over"]
-    print(f"| {' | '.join([*columns, 'encode s', 'decode MB/s'])} |\n|{'---|' * (len(columns) + 2)}")
+    print(f"| {' | '.join([*columns, *SPEEDS])} |\n|{'---|' * (len(columns) + len(SPEEDS))}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = chosen.keep or Path(name)
         made = releases(folder)
         for kind in KINDS:
             for (fmt, precision), new in made[kind].items():
                 if chosen.only in (None, precision.value):
-                    python = chosen.peers if fmt == "onnx" else None
-                    cells = measure(made["before"][fmt, precision], new, Path(name), python)
+                    cells = measure(made["before"][fmt, precision], new, Path(name), chosen.peers)
                     print("| " + " | ".join([kind, precision.value, fmt, *cells]) + " |", flush=True)
 
 
@@ -217,17 +219,38 @@ def measure(old: Path, new: Path, folder: Path, python: str | None) -> list[str]
     import lzma
 
     size = new.stat().st_size
-    start = time.perf_counter()
+    start = time.process_time()
     made = encode_delta(old, new, folder / "patch")
-    encoded = time.perf_counter()
-    apply_delta(old, folder / "patch", folder / "out", max_result_bytes=size)
-    decoded = time.perf_counter()
+    encoded = time.process_time()
+    for _ in range(DECODINGS):
+        apply_delta(old, folder / "patch", folder / "out", max_result_bytes=size)
+    decoded = (time.process_time() - encoded) / DECODINGS
     floor = floor_bytes(old.read_bytes(), new.read_bytes())
     packed = len(lzma.compress(new.read_bytes(), preset=6))
     over = f"{100 * (made.size_bytes / floor - 1):+.1f} %" if floor else "-"
     cells = [f"{size:,}", f"{packed:,}", *peer_sizes(old, new, folder, python)]
     cells += [f"{made.size_bytes:,}", f"{floor:,.0f}", over]
-    return [*cells, f"{encoded - start:.2f}", f"{size / 1e6 / (decoded - encoded):.0f}"]
+    return [*cells, f"{encoded - start:.2f}", f"{size / 1e6 / decoded:.0f}", f"{decoding_mib(old, folder, size):.1f}"]
+
+
+def decoding_mib(old: Path, folder: Path, size: int) -> float:
+    """Peak resident memory of a decoding in a fresh interpreter, above the same interpreter with numpy, in MiB (Linux)."""
+    paths = ", ".join(f"Path({str(path)!r})" for path in (old, folder / "patch", folder / "out"))
+    script = f"apply_delta({paths}, max_result_bytes={size})"
+    return (peak_kib(script) - peak_kib("pass")) / 1024
+
+
+def peak_kib(script: str) -> int:
+    lines = [
+        "from pathlib import Path",
+        "import numpy",
+        "from runtimes.artifact.delta import apply_delta" if script != "pass" else "",
+        script,
+        # Not ru_maxrss: a process begins with that of the one that started it.
+        "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, check=True, text=True)
+    return int(done.stdout)
 
 
 if __name__ == "__main__":
