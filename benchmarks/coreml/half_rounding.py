@@ -24,8 +24,10 @@ CHANCE = 1e-3  # that any output of a correct net exceeds the bound
 CAP = 0.05  # of the largest output: what loses more is of no use, whatever explains it
 
 
-def rounding_bound(net: Any, x: Any, draws: int = DRAWS) -> float:
+def rounding_bound(net: Any, x: Any, draws: int = DRAWS, *, of_range: bool = False) -> float:
     """Relative to the largest output of ``net(x)``, one float32 tensor; CAP at most, and CAP where the noise run is not finite.
+
+    ``of_range``: relative to the range of the output (largest less smallest) instead, as the build's parity is.
 
     Sums within an operation are taken to be in float32 or better, as on Apple's hardware and in the evaluator.
     """
@@ -35,7 +37,7 @@ def rounding_bound(net: Any, x: Any, draws: int = DRAWS) -> float:
         exact = net(x).double()
         noise = torch.stack([_perturbed(net, x, seed).double() - exact for seed in range(draws)])
     spread = float(noise.square().mean(0).max().sqrt())
-    largest = float(exact.abs().max())
+    largest = float(exact.max() - exact.min()) if of_range else float(exact.abs().max())
     times = math.sqrt(2 * math.log(2 * exact.numel() / CHANCE))
     bound = times * spread / largest if largest else math.inf
     return min(bound, CAP) if math.isfinite(bound) else CAP
