@@ -50,7 +50,7 @@ def measure(name: str, folder: Path) -> Row:
     imported: Any = imported_net(name, size, folder)
     hub = clean_up(imported.model)
     pictures = np.random.default_rng(0).random((CALIBRATION + IMAGES, 3, size, size)).astype(np.float32)
-    key = hub.graph.inputs[0].name
+    key = str(hub.graph.inputs[0].name)
     data = make_dataset({key: pictures[:CALIBRATION]}, hub_inputs(hub), where=name)
     unseen = {key: pictures[CALIBRATION:]}
     marked, reasons = mark_float32(hub, data)
