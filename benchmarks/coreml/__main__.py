@@ -1,13 +1,18 @@
-"""`python -m benchmarks.coreml speed|precisions|compression [NAME...]`."""
+"""`python -m benchmarks.coreml speed|precisions|compression|converted [NAME...]`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from benchmarks.coreml import compression, precisions, speed
+from benchmarks.coreml import compression, converted, precisions, speed
 
-COMMANDS = {"speed": speed.main, "precisions": precisions.main, "compression": compression.main}
+COMMANDS = {
+    "speed": speed.main,
+    "precisions": precisions.main,
+    "compression": compression.main,
+    "converted": converted.main,
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

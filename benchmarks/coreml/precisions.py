@@ -1,9 +1,8 @@
 """`python -m benchmarks.coreml precisions [NET...]`: timm's architectures in Core ML at float16 and INT8.
 
-float16: the largest difference from PyTorch relative to the output's range, and the bound that the format gives: every result and
-every weight is rounded by at most 2**-11, to first order the roundings along the longest path add up, each passed on by a gain of
-about one, hence 2 * depth * 2**-11 with the depth in convolutions and products. Nodes that calibration shows float16 to lose are
-float32, as in a build.
+float16: the largest difference from PyTorch relative to the output's range, and the bound that the format gives: what independent
+roundings of every result and every weight may add up to in this net on these pictures (`half_rounding`). Nodes that calibration
+shows float16 to lose are float32, as in a build.
 
 INT8: the share of the package's outputs (reference evaluator) within one step of the same QDQ model in onnxruntime: its nodes one
 by one, which is what the model says, and its integer kernels, which round products and sums in their own ways.
@@ -20,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.architectures import NETS, SIZES
+from benchmarks.coreml.half_rounding import rounding_bound
 from benchmarks.coreml.speed import imported_net
 
 PAGE = Path(__file__).parent / "precisions.md"
 CALIBRATION, IMAGES = 8, 4
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -38,23 +37,27 @@ class Row:
 
 def measure(name: str, folder: Path) -> Row:
     """Both precisions of one net."""
+    import torch
+
     from compiler.calibration.dataset import make_dataset
     from compiler.hubfacts import hub_inputs
     from compiler.passes import clean_up
     from compiler.quantization.half_ranges import mark_float32
     from runtimes.session import run_dataset
+    from tests.timm_models import create
 
     size = SIZES.get(name, 224 if "224" in name else 128)
     imported: Any = imported_net(name, size, folder)
     hub = clean_up(imported.model)
     pictures = np.random.default_rng(0).random((CALIBRATION + IMAGES, 3, size, size)).astype(np.float32)
-    key = hub.graph.inputs[0].name
+    key = str(hub.graph.inputs[0].name)
     data = make_dataset({key: pictures[:CALIBRATION]}, hub_inputs(hub), where=name)
     unseen = {key: pictures[CALIBRATION:]}
     marked, reasons = mark_float32(hub, data)
     half = _half(marked, folder / f"{name}-fp16.mlpackage", unseen, run_dataset(imported.reference, unseen))
     within = _int8(hub, data, folder / name, unseen)
-    return Row(half, 2 * _depth(hub) * 2.0**-11, len(reasons), *within)
+    bound = rounding_bound(create(name), torch.from_numpy(pictures[CALIBRATION:]), of_range=True)
+    return Row(half, bound, len(reasons), *within)
 
 
 def _half(marked: Any, path: Path, feeds: dict[str, Any], truth: dict[str, Any]) -> float:
@@ -109,16 +112,6 @@ def _one_by_one(model: Any, feeds: dict[str, Any]) -> dict[str, Any]:
     (key, pictures), *_ = feeds.items()
     rows = [session.run(names, {key: pictures[i : i + 1]}) for i in range(len(pictures))]
     return {name: np.concatenate([row[k] for row in rows]) for k, name in enumerate(names)}
-
-
-def _depth(hub: Any) -> int:
-    """Convolutions and products on the longest path from an input to an output."""
-    depth: dict[Any, int] = {}
-    for node in hub.graph:
-        before = max((depth.get(value, 0) for value in node.inputs if value is not None), default=0)
-        for output in node.outputs:
-            depth[output] = before + (node.op_type in WEIGHTED)
-    return max(depth.values(), default=0)
 
 
 def main(names: Sequence[str]) -> int:

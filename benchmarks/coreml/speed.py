@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def main(names: Sequence[str]) -> int:
     print("| net | precision | open s | fastest run s | median run s | peak memory MiB |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for name in names or ("mobilenetv2_100",):
-            imported = imported_net(name, 224, Path(folder))
+            imported: Any = imported_net(name, 224, Path(folder))
             for precision in PRECISIONS:
                 path = Path(folder) / f"{name}-{precision}.mlpackage"
                 EXPORTERS.get("coreml").export(imported.model, path, ExportOptions(Precision(precision)))
