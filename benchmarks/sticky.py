@@ -111,7 +111,7 @@ def rows(kind: str, hub: ir.Model, images: Array, previous: PreviousRelease, fol
     calibration, unseen = dataset(hub, images[:CALIBRATED]), dataset(hub, images[1000:])
     fresh = quantize(hub, calibration)
     bench = judged_on(hub, calibration, dataset(hub, images[CALIBRATED : CALIBRATED + 100]))
-    sticky = stick(fresh, hub, read_numbers(previous), QuantizeOptions(), bench)
+    sticky = stick(fresh, hub, read_numbers(previous, hub), QuantizeOptions(), bench)
     kept = sticky.chosen or fresh
     with open_hub(hub) as session:
         truth = run_dataset(session, dict(unseen.feeds))
