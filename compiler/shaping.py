@@ -219,7 +219,7 @@ def _sticky(
     """Hold on to the previous release's numbers as far as the gate allows; the report's section says how far."""
     if plan.previous is None:
         return fresh, {}
-    previous = read_numbers(plan.previous)
+    previous = read_numbers(plan.previous, reference)
     found = stick(fresh, reference, previous, options, make_bench(hub, data))
     section = {
         "previous": plan.previous.title,

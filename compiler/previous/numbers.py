@@ -1,7 +1,7 @@
 """The integers of an INT8 artifact: codes, scales and zero points by the names that the hub gave them.
 
 Names are the hub's: "conv1.weight" for a constant, the value's own for an activation. ONNX artifacts hold them as
-perform.py wrote them, TFLite files as the exporter did.
+perform.py wrote them, TFLite files as the exporter did; Core ML packages hold what became of them.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from importlib import import_module
 
 import numpy as np
+import onnx_ir as ir
 
 from compiler.errors import CompilerError, DataError
 from compiler.previous.find import PreviousRelease
 from compiler.quantization.spec import QParams
+from runtimes.errors import RuntimeFailure
 from runtimes.session import Array
 
 
@@ -34,24 +36,27 @@ class Numbers:
     biases: dict[str, Codes] = field(default_factory=dict)
 
 
-def read_numbers(previous: PreviousRelease) -> Numbers:
-    """From the ONNX artifact if there is one, else from the TFLite one.
+def read_numbers(previous: PreviousRelease, hub: ir.Model) -> Numbers:
+    """From the ONNX artifact if there is one, else from the TFLite one, else from the Core ML one.
+
+    Args:
+        hub: the new float model, whose names tell what a Core ML package's identifiers stand for.
 
     Raises:
-        DataError: the release has neither in INT8, or they cannot be read.
+        DataError: the release has none of them in INT8, or it cannot be read.
     """
-    for fmt in ("onnx", "tflite"):
+    for fmt in ("onnx", "tflite", "coreml"):
         artifact = previous.of(fmt, "int8")
         if artifact is not None:
             try:
-                found: Numbers = import_module(f"compiler.previous.{fmt}_numbers").read(artifact.file)
+                found: Numbers = import_module(f"compiler.previous.{fmt}_numbers").read(artifact.file, hub)
                 return found
-            except CompilerError as error:
+            except (CompilerError, RuntimeFailure) as error:
                 raise DataError(
                     f"{previous.title}: {error.message}", remedy="Leave out --previous, or choose another release."
                 ) from error
     raise DataError(
-        f"{previous.title} has no INT8 artifact in ONNX or TFLite to keep numbers of.",
+        f"{previous.title} has no INT8 artifact to keep numbers of.",
         remedy="Choose a release with one, or leave out --previous.",
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import numpy_helper
 
 from compiler.importers.onnx_importer import read_model
@@ -17,7 +18,7 @@ from runtimes.session import Array
 _WITH_BIAS = ("Conv", "ConvTranspose", "Gemm")
 
 
-def read(path: Path) -> Numbers:
+def read(path: Path, _hub: ir.Model) -> Numbers:
     """Raises SourceError."""
     graph = read_model(path).graph
     arrays = {tensor.name: _signed(numpy_helper.to_array(tensor)) for tensor in graph.initializer}

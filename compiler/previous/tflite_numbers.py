@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx_ir as ir
+
 from compiler.importers.tflite.reader import Graph, TensorInfo, read_graph
 from compiler.previous.numbers import Codes, Numbers, codes_of
 from compiler.quantization.spec import QParams
@@ -12,7 +14,7 @@ from compiler.quantization.spec import QParams
 _WEIGHTED = {"CONV_2D": (0, 3, 1, 2), "DEPTHWISE_CONV_2D": (3, 0, 1, 2), "FULLY_CONNECTED": (0, 1)}
 
 
-def read(path: Path) -> Numbers:
+def read(path: Path, _hub: ir.Model) -> Numbers:
     """Raises SourceError, ExtraMissing."""
     graph = read_graph(path)
     numbers = Numbers({name: params for info in graph.tensors for name, params in _activation(info)})

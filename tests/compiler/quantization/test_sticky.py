@@ -47,17 +47,19 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Quantized, Previous
     hub = _hub(folder, 0.0)
     made = quantize(hub, _data(hub))
     artifacts = []
-    for fmt, suffix in (("onnx", ".onnx"), ("tflite", ".tflite")):
+    for fmt, suffix in (("onnx", ".onnx"), ("tflite", ".tflite"), ("coreml", ".mlpackage")):
         path = EXPORTERS.get(fmt).export(made.model, folder / f"net{suffix}", INT8).path
         artifacts.append(PreviousArtifact(path.name, fmt, "int8", (), path, None))
     return made, PreviousRelease("the first", tuple(artifacts))
 
 
-@pytest.mark.parametrize("fmt", ["onnx", "tflite"])
-def test_numbers_read_back_are_those_of_the_specification(fmt: str, first: tuple[Quantized, PreviousRelease]) -> None:
+@pytest.mark.parametrize("fmt", ["onnx", "tflite", "coreml"])
+def test_numbers_read_back_are_those_of_the_specification(
+    fmt: str, first: tuple[Quantized, PreviousRelease], tmp_path: Path
+) -> None:
     made, release = first
     only = PreviousRelease("one", tuple(a for a in release.artifacts if a.format == fmt))
-    numbers = read_numbers(only)
+    numbers = read_numbers(only, _hub(tmp_path, 0.0))
     for name, params in made.spec.activations.items():
         # A .tflite file names a tensor once; what only reshapes it has no name there.
         assert numbers.activations.get(name, params if name == "f" and fmt == "tflite" else None) == params, name
@@ -82,7 +84,7 @@ def _found(numbers: Numbers, node: str, role: Role, nodes: dict[str, ir.Node]): 
 def _stuck(folder: Path, nudge: float, release: PreviousRelease) -> tuple[Quantized, Sticky, ir.Model]:
     hub = _hub(folder, nudge)
     fresh = quantize(hub, _data(hub))
-    found = stick(fresh, hub, read_numbers(release), QuantizeOptions(), make_bench(hub, _data(hub)))
+    found = stick(fresh, hub, read_numbers(release, hub), QuantizeOptions(), make_bench(hub, _data(hub)))
     return fresh, found, hub
 
 
@@ -94,7 +96,7 @@ def test_an_unchanged_model_keeps_everything(tmp_path: Path, first: tuple[Quanti
     path = EXPORTERS.get("onnx").export(found.chosen.model, tmp_path / "again.onnx", INT8).path
     # Only the digest of the specification may differ: it records how the calibration went.
     assert predict_updates(first[1], [(path, "onnx", "int8", ())])[0].patch_bytes < 300
-    assert advice(hub, read_numbers(first[1])) == ()
+    assert advice(hub, read_numbers(first[1], hub)) == ()
 
 
 def test_a_light_fine_tune_sends_much_less(tmp_path: Path, first: tuple[Quantized, PreviousRelease]) -> None:
@@ -117,7 +119,7 @@ def test_another_model_altogether_keeps_next_to_nothing(
     assert found.how is None or found.how.kept_codes < 0.2
     if found.how is not None:
         assert found.how.score.sqnr_db >= found.fresh.sqnr_db - ALLOWED_LOSS_DB
-    assert any("lower learning rate" in line for line in advice(hub, read_numbers(first[1])))
+    assert any("lower learning rate" in line for line in advice(hub, read_numbers(first[1], hub)))
 
 
 def test_every_attempt_that_was_taken_respects_the_loss(
@@ -134,4 +136,4 @@ def test_places_without_a_release_say_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no earlier release"):
         find_previous(str(tmp_path), "net")
     with pytest.raises(DataError, match="no INT8 artifact"):
-        read_numbers(PreviousRelease("empty", ()))
+        read_numbers(PreviousRelease("empty", ()), _hub(tmp_path, 0.0))
