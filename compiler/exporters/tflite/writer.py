@@ -111,11 +111,11 @@ class GraphWriter:
 
     def rename(self, tensor: Tensor, name: str) -> None:
         """Give ``tensor`` the name ``name``, with a number appended if another one has it."""
+        self._used.discard(self._names[tensor.index])
         unique, count = name, 0
         while unique in self._used:
             count += 1
             unique = f"{name}/{count}"
-        self._used.discard(self._names[tensor.index])
         self._used.add(unique)
         self._names[tensor.index] = unique
 

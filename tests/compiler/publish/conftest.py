@@ -12,8 +12,11 @@ from onnx import helper, numpy_helper
 
 from compiler.publish.draft import DRAFT_NAME
 from compiler.publish.release import Signing, init
+from compiler.request import BuildRequest
+from profiles.schema import Precision
 from runtimes.artifact.files import sha256_tree, size_tree
 from runtimes.artifact.manifest import ArtifactRef, FileRef, InputSpec, Manifest, OutputSpec, SelfTest
+from tests.compiler.small_net import save_net
 
 NOW = 1_900_000_000  # 2030: later than any clock that these tests run under, so that signatures hold
 Build = Callable[..., Path]
@@ -103,3 +106,17 @@ def tree(folder: Path) -> dict[str, bytes]:
 def copy(source: Path, destination: Path) -> Path:
     shutil.copytree(source, destination)
     return destination
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real build of a small net, as ONNX for the Raspberry Pi. Publishing reads it and changes nothing."""
+    from compiler.pipeline import build
+
+    folder = tmp_path_factory.mktemp("built")
+    save_net(folder / "net.onnx")
+    request = BuildRequest(
+        str(folder / "net.onnx"), folder / "out", profiles=("raspberry-pi-4b",), precisions=(Precision.FP32,)
+    )
+    assert build(request).ok
+    return folder / "out"

@@ -14,28 +14,13 @@ from compiler.errors import OutputExists, PublishError
 from compiler.publish.bundle import make_bundle
 from compiler.publish.release import Signing, init, publish, set_rollout
 from compiler.publish.simulate import simulate
-from compiler.request import BuildRequest
 from device_agent.config import AgentConfig, load_config
 from device_agent.errors import NetworkError, TrustError
 from device_agent.store import store_for
 from device_agent.trust import provision
 from device_agent.update import TRUST_FOLDER, update_all
-from profiles.schema import Precision
-from tests.compiler.small_net import save_net
 
 MODEL, PROFILE = "net", "raspberry-pi-4b"
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real build of a small net, as ONNX for the Raspberry Pi."""
-    from compiler.pipeline import build
-
-    folder = tmp_path_factory.mktemp("bundle")
-    save_net(folder / "net.onnx")
-    request = BuildRequest(str(folder / "net.onnx"), folder / "out", profiles=(PROFILE,), precisions=(Precision.FP32,))
-    assert build(request).ok
-    return folder / "out"
 
 
 @pytest.fixture

@@ -9,30 +9,17 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root
 
-from compiler.pipeline import build
 from compiler.publish.keys import ensure_signer
 from compiler.publish.release import Signing, init, publish, refresh
 from compiler.publish.rotate import rotate
-from compiler.request import BuildRequest
 from device_agent.config import AgentConfig, load_config
 from device_agent.errors import TrustError
 from device_agent.store import store_for
 from device_agent.trust import provision, trusted_versions
 from device_agent.update import TRUST_FOLDER, update_all
-from profiles.schema import Precision
 from tests.compiler.publish.conftest import copy
-from tests.compiler.small_net import save_net
 
 MODEL, PROFILE = "net", "raspberry-pi-4b"
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("loss")
-    save_net(folder / "net.onnx")
-    request = BuildRequest(str(folder / "net.onnx"), folder / "out", profiles=(PROFILE,), precisions=(Precision.FP32,))
-    assert build(request).ok
-    return folder / "out"
 
 
 class Fleet:
