@@ -96,6 +96,8 @@ def main() -> None:
     parser.add_argument("--net", type=Path)
     parser.add_argument("--only", choices=KINDS)
     arguments = parser.parse_args()
+    if arguments.net is not None and not arguments.net.is_file():
+        parser.error(f"--net {arguments.net}: no such file; leave it out, and the net is trained here")
     images, _ = pictures()
     net = trained(arguments.net)
     columns = "fine-tune, tolerance, codes kept, SQNR afresh, SQNR kept, answers afresh, answers kept, format, file"
