@@ -126,6 +126,18 @@ class LoweringContext:
         name = name_of(value)
         return name in self._held or name in self._constants or name in self._quantized
 
+    def child(self) -> LoweringContext:
+        """The context of a subgraph: a writer of its own, nothing known yet."""
+        return LoweringContext(GraphWriter(), float16=self._float16, weights=self._weights)
+
+    def inherit(self, outer: LoweringContext, value: ir.Value) -> None:
+        """Know the constant ``value`` of the graph around this one."""
+        name = name_of(value)
+        if name in outer._quantized:
+            self._quantized[name] = outer._quantized[name]
+        else:
+            self._constants[name] = outer._constants[name]
+
     # ------------------------------------------------------------------ questions about inputs
 
     def constant(self, value: ir.Value | None) -> Array | None:
@@ -331,7 +343,9 @@ class LoweringContext:
         uses = list(value.uses())
         if len(uses) != 1 or value.is_graph_output():
             return NONE, value
-        node = uses[0].node
+        node, producer = uses[0].node, value.producer()
+        if producer is not None and node.graph is not producer.graph:
+            return NONE, value  # it stands in a loop's body
         kind = self.activation_kind(node) if uses[0].idx == 0 else None
         if kind is None:
             return NONE, value

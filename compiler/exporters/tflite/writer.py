@@ -60,6 +60,16 @@ class Operation:
     origin: str = ""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Subgraph:
+    """A further graph of the file, as the value of an operator's field that asks for a subgraph's index."""
+
+    name: str
+    writer: GraphWriter
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
 class GraphWriter:
     """Collects one subgraph. Indices are given out in the order of calls, so equal calls give equal bytes."""
 
@@ -81,7 +91,8 @@ class GraphWriter:
 
     @property
     def constant_bytes(self) -> int:
-        return sum(buffer.nbytes for buffer in self._buffers)
+        """Of this graph and, where not yet adopted, of its subgraphs."""
+        return sum(buffer.nbytes for buffer in self._buffers) + sum(s.writer.constant_bytes for s in self._children())
 
     def name(self, tensor: Tensor) -> str:
         return self._names[tensor.index]
@@ -183,13 +194,11 @@ class GraphWriter:
         import flatbuffers
 
         fb = self._fb
-        model, graph = fb.ModelT(), fb.SubGraphT()
-        graph.name = "main"
-        graph.tensors = [self._tensor_table(tensor) for tensor in self._tensors]
-        graph.inputs = [tensor.index for _, tensor in inputs]
-        graph.outputs = [tensor.index for _, tensor in outputs]
-        graph.operators = [self._operator_table(operation) for operation in self.operations]
-        model.version, model.description, model.subgraphs = SCHEMA_VERSION, description, [graph]
+        model = fb.ModelT()
+        main = Subgraph("main", self, tuple(tensor for _, tensor in inputs), tuple(tensor for _, tensor in outputs))
+        graphs = self._adopt(main)
+        model.version, model.description = SCHEMA_VERSION, description
+        model.subgraphs = [self._graph_table(graph, graphs) for graph in graphs]
         model.operatorCodes = [self._code_table(code, number) for code, number in self._codes]
         model.signatureDefs = [self._signature(inputs, outputs)]
         model.metadata = []
@@ -199,17 +208,44 @@ class GraphWriter:
             model.metadata.append(entry)
         model.buffers = [_Buffer(None), *(_Buffer(data) for data in self._buffers)]
         # Large enough from the start: growing a builder copies everything written so far.
-        scales = sum(len(tensor.quant.scale) for tensor in self._tensors if tensor.quant is not None)
-        tables = 512 * len(self._tensors) + 256 * len(self.operations) + 16 * scales
-        builder = flatbuffers.Builder(self.constant_bytes + tables + 65536)
+        tensors = [tensor for graph in graphs for tensor in graph.writer._tensors]
+        scales = sum(len(tensor.quant.scale) for tensor in tensors if tensor.quant is not None)
+        tables = 512 * len(tensors) + 256 * sum(len(graph.writer.operations) for graph in graphs) + 16 * scales
+        content = sum(buffer.nbytes for buffer in self._buffers)
+        builder = flatbuffers.Builder(content + tables + 65536)
         builder.Finish(model.Pack(builder), IDENTIFIER)
         return memoryview(builder.Bytes)[builder.Head() :]
+
+    def _children(self) -> Iterator[Subgraph]:
+        for operation in self.operations:
+            yield from (value for value in operation.fields.values() if isinstance(value, Subgraph))
+
+    def _adopt(self, main: Subgraph) -> list[Subgraph]:
+        """``main`` and all graphs below it, whose constants become buffers of this writer."""
+        graphs = [main]
+        for graph in graphs:
+            graphs += graph.writer._children()
+        for graph in graphs[1:]:
+            for data in graph.writer._buffers:
+                if (digest := _digest(data)) not in self._buffer_of:
+                    self._buffers.append(data)
+                    self._buffer_of[digest] = len(self._buffers)
+        return graphs
+
+    def _graph_table(self, graph: Subgraph, graphs: Sequence[Subgraph]) -> Any:
+        table = self._fb.SubGraphT()
+        table.name = graph.name
+        table.tensors = [self._tensor_table(tensor, graph.writer) for tensor in graph.writer._tensors]
+        table.inputs = [tensor.index for tensor in graph.inputs]
+        table.outputs = [tensor.index for tensor in graph.outputs]
+        table.operators = [self._operator_table(operation, graphs) for operation in graph.writer.operations]
+        return table
 
     def _raw_buffer(self, content: bytes) -> int:
         self._buffers.append(np.frombuffer(content, np.uint8))
         return len(self._buffers)
 
-    def _operator_table(self, operation: Operation) -> Any:
+    def _operator_table(self, operation: Operation, graphs: Sequence[Subgraph]) -> Any:
         number = version(operation.code, operation.inputs, operation.fields)
         operator = self._fb.OperatorT()
         operator.opcodeIndex = self._codes.setdefault((operation.code, number), len(self._codes))
@@ -221,15 +257,15 @@ class GraphWriter:
                 if key != "to":
                     if not hasattr(table, key):
                         raise ValueError(f"{operation.options} has no field {key!r}")
-                    setattr(table, key, value)
+                    setattr(table, key, graphs.index(value) if isinstance(value, Subgraph) else value)
             operator.builtinOptionsType = int(getattr(self._fb.BuiltinOptions, operation.options))
             operator.builtinOptions = table
         return operator
 
-    def _tensor_table(self, tensor: Tensor) -> Any:
+    def _tensor_table(self, tensor: Tensor, owner: GraphWriter) -> Any:
         table = self._fb.TensorT()
-        table.name = self._names[tensor.index]
-        shape, signature = self._freed.get(tensor.index, (tensor.shape, None))
+        table.name = owner._names[tensor.index]
+        shape, signature = owner._freed.get(tensor.index, (tensor.shape, None))
         table.shape = list(shape)
         if signature is not None:
             table.shapeSignature = list(signature)
