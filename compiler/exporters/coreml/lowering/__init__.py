@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from compiler.exporters.coreml.lowering import (
     activation,
+    control,
     convolution,
     elementwise,
     integers,
@@ -27,6 +28,7 @@ from compiler.exporters.coreml.lowering.table import LOWERINGS
 __all__ = [
     "LOWERINGS",
     "activation",
+    "control",
     "convolution",
     "elementwise",
     "integers",
