@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -97,7 +97,7 @@ class _Build:
         self.opset = int(model.opset_imports.get("", 0))
         self.half = options.precision is Precision.FP16 or (options.half and options.precision.weights_only)
         self.target = target
-        self.ctx = Context(mb, target, read_palettes(model))
+        self.ctx = Context(mb, target, read_palettes(model), self._lower_or_raise)
         self.refusals: list[Refusal] = []
         self.precision = HalfPrecision(self._constant, model.graph)
         self.dtypes: dict[str, str] = {}
@@ -245,7 +245,8 @@ class _Build:
         return alone
 
     def _compute_type(self, node: ir.Node) -> str:
-        return self.precision.compute_type(node) if self.half else "fp32"
+        inside_body = node.graph is not self.graph  # of a loop or branch, see lowering/control.py
+        return self.precision.compute_type(node) if self.half and not inside_body else "fp32"
 
     def _check_results(self, needed: Sequence[ir.Value]) -> None:
         """The hub's shape inference and MIL's are independent: they must agree on everything that is used."""
@@ -328,16 +329,25 @@ def _checked_shape(value: ir.Value, flexible: bool) -> tuple[int | None, ...]:
 def _make_names_unique(function: Any, keep: set[str]) -> None:
     """Rename variables that share a name: the builder's own names for parameters may meet a name of the model."""
     taken = set(keep)
-    protected = {id(var) for var in [*function.inputs.values(), *function.outputs]}
-    for operation in function.operations:
-        for var in operation.outputs:
-            if id(var) in protected:
-                continue
-            base, count = var.name, 0
-            while var.name in taken:
-                count += 1
-                var.name = f"{base}__{count}"
-            taken.add(var.name)
+    done = {id(var) for var in [*function.inputs.values(), *function.outputs]}
+    for var in _variables(function):
+        if id(var) in done:
+            continue
+        done.add(id(var))
+        base, count = var.name, 0
+        while var.name in taken:
+            count += 1
+            var.name = f"{base}__{count}"
+        taken.add(var.name)
+
+
+def _variables(block: Any) -> Iterator[Any]:
+    """What the operations of ``block`` give, and the inputs and variables of the blocks inside them."""
+    for operation in block.operations:
+        yield from operation.outputs
+        for inner in operation.blocks:
+            yield from inner.inputs
+            yield from _variables(inner)
 
 
 def _by_mil_name(values: Mapping[str, ir.Value], options: Mapping[str, T]) -> dict[str, T]:

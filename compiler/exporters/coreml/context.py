@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -29,10 +30,18 @@ class Context:
         mb: coremltools' MIL builder.
         target: the deployment target.
         palettes: by initializer, how its values repeat (compiler/quantization/palettes.py).
+        lower: emits one node, for operators that hold others; raises what a Lowering raises.
     """
 
-    def __init__(self, mb: Any, target: Target, palettes: Mapping[str, Palette] | None = None) -> None:
+    def __init__(
+        self,
+        mb: Any,
+        target: Target,
+        palettes: Mapping[str, Palette] | None = None,
+        lower: Callable[[ir.Node], None] = lambda node: None,
+    ) -> None:
         self.mb = mb
+        self.lower = lower
         self.target = target
         self.names = Names()
         self.compute = "fp32"
@@ -148,6 +157,15 @@ class Context:
     def set_weight(self, value: ir.Value, weight: Weight) -> None:
         """Record that ``value`` is a (quantized) constant; it is written where it is used."""
         self._weights[value] = weight
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """What is set inside, casts of outer values included, is forgotten at the end: it belongs to a block of its own."""
+        variables, weights = {value: dict(kinds) for value, kinds in self._vars.items()}, dict(self._weights)
+        try:
+            yield
+        finally:
+            self._vars, self._weights = variables, weights
 
     def name(self, node: ir.Node, index: int = 0, suffix: str = "") -> str:
         """A free identifier for output ``index`` of ``node``, or for a step on the way to it (``suffix``)."""

@@ -10,6 +10,7 @@ from compiler.decompose import settle
 from compiler.errors import Refusal, UnsupportedModel
 from compiler.exporters.base import Exporter, ExportOptions, ExportResult
 from compiler.exporters.coreml.build import Built, build
+from compiler.exporters.coreml.carried import keep_carried_shapes
 from compiler.exporters.coreml.package import write_package
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class CoreMLExporter:
 def _settled(model: ir.Model, options: ExportOptions) -> Built:
     if options.interface.flexible:  # decompositions compute with the sizes that the model has: they hold for no others
         return build(model, options)
-    return settle(model, lambda attempt: build(attempt, options))
+    return settle(keep_carried_shapes(model), lambda attempt: build(attempt, options))
 
 
 EXPORTER: Exporter = CoreMLExporter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from compiler.exporters.coreml.lowering import (
     activation,
+    control,
     convolution,
     elementwise,
     integers,
@@ -14,6 +15,7 @@ from compiler.exporters.coreml.lowering import (
     padding,
     pooling,
     quantization,
+    recurrent,
     reduction,
     resize,
     scatter,
@@ -26,6 +28,7 @@ from compiler.exporters.coreml.lowering.table import LOWERINGS
 __all__ = [
     "LOWERINGS",
     "activation",
+    "control",
     "convolution",
     "elementwise",
     "integers",
@@ -36,6 +39,7 @@ __all__ = [
     "padding",
     "pooling",
     "quantization",
+    "recurrent",
     "reduction",
     "resize",
     "scatter",
