@@ -23,6 +23,7 @@ from compiler.quantization.rescue.equalise import equalise_layers
 from compiler.quantization.rescue.heads import split_heads
 from compiler.quantization.rescue.islands import keep_sensitive_in_float
 from compiler.quantization.rescue.knapsack import Sensitivity
+from compiler.quantization.rescue.norms import equalise_norms
 from compiler.quantization.rescue.ranges import better_ranges
 from compiler.quantization.rescue.rounding import round_second_order
 from compiler.quantization.rescue.wide import widen_sensitive
@@ -34,6 +35,7 @@ RUNGS: Final[tuple[tuple[str, Rung], ...]] = (
     ("ranges", better_ranges),  # first: every later rung is measured under the ranges that suit best
     ("bias correction", correct_biases),
     ("equalisation", equalise_layers),  # calibrates anew and therefore brings its own bias correction
+    ("equalisation through norms", equalise_norms),  # the same for transformers
     ("split heads", split_heads),  # before rounding, which would be for other layers
     ("second-order rounding", round_second_order),  # after equalisation, which changes the weights it rounds
     ("AdaRound", round_adaptively),  # learns the same choice; seconds per block instead of milliseconds
