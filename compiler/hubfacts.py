@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -79,8 +78,8 @@ def hub_facts(model: ir.Model) -> dict[str, Any]:
         "nodes": len(model.graph),
         "parameters": parameters,
         "operators": dict(sorted(ops.items())),
-        "inputs": [asdict(spec_of(v)) for v in model.graph.inputs],
-        "outputs": [asdict(spec_of(v)) for v in model.graph.outputs],
+        "inputs": [spec_of(v)._asdict() for v in model.graph.inputs],
+        "outputs": [spec_of(v)._asdict() for v in model.graph.outputs],
     }
 
 

@@ -6,7 +6,7 @@ The hub computes as before between two Transposes, which exporters whose kernels
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -194,7 +194,7 @@ class TurnedSession(SessionBase):
 
 
 def _turned_spec(spec: TensorSpec, names: frozenset[str]) -> TensorSpec:
-    return replace(spec, shape=tuple(spec.shape[a] for a in TO_LAST)) if spec.name in names else spec
+    return spec._replace(shape=tuple(spec.shape[a] for a in TO_LAST)) if spec.name in names else spec
 
 
 def turned_arrays(arrays: Mapping[str, Array], names: frozenset[str], order: tuple[int, ...]) -> dict[str, Array]:

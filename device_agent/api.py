@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ def describe_status(config: AgentConfig) -> dict[str, Any]:
     models = {}
     for model in config.models:
         state = store_for(config.data_dir, model.name).load()
-        models[model.name] = asdict(state)
+        models[model.name] = state.document()
     spool = Spool(config.data_dir / "spool.db", max_bytes=config.telemetry.spool_bytes)
     try:
         waiting = spool.stats()

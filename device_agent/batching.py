@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,17 +21,17 @@ from runtimes.session import Feeds
 Run = Callable[[Feeds, float | None], Answered]
 
 
-@dataclass
 class _Group:
     """Requests in the making: ``rows`` samples so far. ``over`` is set when every member has its answer or is on its own."""
 
-    signature: tuple[tuple[str, tuple[int, ...]], ...]
-    members: list[Feeds] = field(default_factory=list)
-    rows: int = 0
-    closed: bool = False
-    full: threading.Event = field(default_factory=threading.Event)
-    over: threading.Event = field(default_factory=threading.Event)
-    answers: list[Answered] | None = None
+    def __init__(self, signature: tuple[tuple[str, tuple[int, ...]], ...]) -> None:
+        self.signature = signature
+        self.members: list[Feeds] = []
+        self.rows = 0
+        self.closed = False
+        self.full = threading.Event()
+        self.over = threading.Event()
+        self.answers: list[Answered] | None = None
 
 
 class Batcher:

@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -28,15 +27,15 @@ CPU, LAST_GOOD, CONSTANT = "cpu", "last-good", "constant"
 Declared = Mapping[str, Sequence[float]]
 
 
-@dataclass
 class Step:
     """One way to an answer. ``own``: it is the active release that answers, only by other means."""
 
-    name: str
-    open: Callable[[], Pool]
-    own: bool = True
-    pool: Pool | None = None
-    rests_until: float = 0.0
+    def __init__(self, name: str, open: Callable[[], Pool], own: bool = True) -> None:
+        self.name = name
+        self.open = open
+        self.own = own
+        self.pool: Pool | None = None
+        self.rests_until = 0.0
 
 
 class Answered(NamedTuple):

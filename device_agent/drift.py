@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -73,15 +72,13 @@ def corrected_ks(observed: Counts, reference: Counts) -> float:
     return max(0.0, ks(observed, reference) - mean)
 
 
-@dataclass
 class DriftMonitor:
     """Counts of one release on one device; adding two monitors' counts gives the fleet's. Thread-safe."""
 
-    baseline: DriftBaseline
-    counts: dict[str, Counts] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def __post_init__(self) -> None:
+    def __init__(self, baseline: DriftBaseline, counts: dict[str, Counts] | None = None) -> None:
+        self.baseline = baseline
+        self.counts: dict[str, Counts] = {} if counts is None else counts
+        self._lock = threading.Lock()
         self._references = self._watched()
         # Arrays at hand: making them for each request took longer than counting.
         self._edges = {name: None if e is None else np.asarray(e) for name, (e, _) in self._references.items()}

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -69,24 +68,27 @@ class Recorder(Protocol):
     def event(self, name: str, *, severity: str = "info", **attributes: Any) -> None: ...
 
 
-@dataclass
 class _Loaded:
     """One open release. ``users`` counts requests inside; a retired one is closed by the last of them."""
 
-    ref: SlotRef
-    manifest: Manifest
-    chain: Chain
-    run: Callable[[Feeds, float | None], Answered]
-    since: float
-    timeout_s: float
-    max_bytes: int
-    artifact_sha256: str | None = None
-    users: int = 0
-    retired: bool = False
-    outcomes: dict[str, int] = field(default_factory=dict)
-    latencies: deque[int] = field(default_factory=lambda: deque(maxlen=LATENCIES))
-    watch: OutputWatch = field(default_factory=OutputWatch)
-    stands_in: str | None = None  # the step that answered last, where it was not the first
+    def __init__(
+        self, ref: SlotRef, manifest: Manifest, chain: Chain, run: Callable[[Feeds, float | None], Answered],
+        since: float, timeout_s: float, max_bytes: int, artifact_sha256: str | None = None,
+    ) -> None:  # fmt: skip
+        self.ref = ref
+        self.manifest = manifest
+        self.chain = chain
+        self.run = run
+        self.since = since
+        self.timeout_s = timeout_s
+        self.max_bytes = max_bytes
+        self.artifact_sha256 = artifact_sha256
+        self.users = 0
+        self.retired = False
+        self.outcomes: dict[str, int] = {}
+        self.latencies: deque[int] = deque(maxlen=LATENCIES)
+        self.watch = OutputWatch()
+        self.stands_in: str | None = None  # the step that answered last, where it was not the first
 
     def counts(self) -> Counts:
         done = self.outcomes

@@ -10,8 +10,7 @@ turns out bad does not lock out the one before it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from device_agent.errors import NoWayBack
 
@@ -19,8 +18,7 @@ SlotName = Literal["a", "b"]
 MAX_BAD = 64
 
 
-@dataclass(frozen=True, slots=True)
-class SlotRef:
+class SlotRef(NamedTuple):
     """What a slot holds. ``manifest_sha256`` identifies a release: names can be published twice, bytes cannot."""
 
     slot: SlotName
@@ -29,8 +27,7 @@ class SlotRef:
     manifest_sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class BadRelease:
+class BadRelease(NamedTuple):
     """A release that this device refuses for good, with the reason for the operator."""
 
     release: str
@@ -39,8 +36,7 @@ class BadRelease:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """Everything that must survive a power cut, per model.
 
     ``tries`` counts trials of the candidate that were begun; ``boots`` counts starts of an unconfirmed active release.
@@ -58,9 +54,14 @@ class State:
     def is_bad(self, manifest_sha256: str) -> bool:
         return any(b.manifest_sha256 == manifest_sha256 for b in self.bad)
 
+    def document(self) -> dict[str, Any]:
+        """Under the fields' names, as it is written to disk and shown."""
+        refs = {"active": self.active, "previous": self.previous, "candidate": self.candidate}
+        shown = {name: None if ref is None else ref._asdict() for name, ref in refs.items()}
+        return {**self._asdict(), **shown, "bad": tuple(entry._asdict() for entry in self.bad)}
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+
+class Decision(NamedTuple):
     """Whether to take a release, and why, in words for logs and ``update --dry-run``."""
 
     take: bool
@@ -89,40 +90,40 @@ def inactive(state: State) -> SlotName:
 
 def begin(state: State) -> State:
     """Give up what the inactive slot holds, before it is overwritten. Persist this first."""
-    return replace(state, previous=None, candidate=None, tries=0)
+    return state._replace(previous=None, candidate=None, tries=0)
 
 
 def staged(state: State, ref: SlotRef) -> State:
     """The inactive slot now holds ``ref``, whole and durable, not yet tried."""
     if ref.slot != inactive(state):
         raise ValueError(f"slot {ref.slot} is active")
-    return replace(state, candidate=ref, previous=None, tries=0)
+    return state._replace(candidate=ref, previous=None, tries=0)
 
 
 def trying(state: State) -> State:
     """A trial of the candidate is about to start; persisted before, so that one that kills the board is counted."""
-    return replace(state, tries=state.tries + 1)
+    return state._replace(tries=state.tries + 1)
 
 
 def rejected(state: State, reason: str) -> State:
     """The candidate failed: never try it again."""
     if state.candidate is None:
         raise ValueError("there is no candidate to reject")
-    return replace(state, candidate=None, tries=0, bad=_with_bad(state, state.candidate, reason))
+    return state._replace(candidate=None, tries=0, bad=_with_bad(state, state.candidate, reason))
 
 
 def activated(state: State) -> State:
     """The one pointer moves; what was active stays as the way back, if it was good itself."""
     if state.candidate is None:
         raise ValueError("there is no candidate to activate")
-    return replace(
-        state, active=state.candidate, previous=state.active, candidate=None, confirmed=False, tries=0, boots=0
+    return state._replace(
+        active=state.candidate, previous=state.active, candidate=None, confirmed=False, tries=0, boots=0
     )
 
 
 def booted(state: State) -> State:
     """The service starts. Counts only while the active release is on probation."""
-    return state if state.active is None or state.confirmed else replace(state, boots=state.boots + 1)
+    return state if state.active is None or state.confirmed else state._replace(boots=state.boots + 1)
 
 
 def confirmed(state: State) -> State:
@@ -132,7 +133,7 @@ def confirmed(state: State) -> State:
     floor = max(state.floor, state.active.sequence)
     # A bad release at or below the floor can never be offered again: it need not be remembered.
     bad = tuple(b for b in state.bad if b.sequence > floor)
-    return replace(state, confirmed=True, boots=0, floor=floor, bad=bad)
+    return state._replace(confirmed=True, boots=0, floor=floor, bad=bad)
 
 
 def rolled_back(state: State, reason: str) -> State:
@@ -146,7 +147,7 @@ def rolled_back(state: State, reason: str) -> State:
             "No previous release is kept on this device.", remedy="Publish a newer release that mends the fault."
         )
     bad = _with_bad(state, state.active, reason)
-    return replace(state, active=state.previous, previous=None, candidate=None, confirmed=True, boots=0, bad=bad)
+    return state._replace(active=state.previous, previous=None, candidate=None, confirmed=True, boots=0, bad=bad)
 
 
 def _with_bad(state: State, ref: SlotRef, reason: str) -> tuple[BadRelease, ...]:

@@ -15,7 +15,6 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -225,8 +224,8 @@ class Store:
         active, previous, candidate = whole(state.active), whole(state.previous), whole(state.candidate)
         if state.active is not None and active is None:
             log.error("Release %s is damaged on disk; %s", state.active.release, "returning" if previous else "gone")
-            return replace(state, active=previous, confirmed=previous is not None, previous=None, candidate=candidate)
-        return replace(state, active=active, previous=previous, candidate=candidate)
+            return state._replace(active=previous, confirmed=previous is not None, previous=None, candidate=candidate)
+        return state._replace(active=active, previous=previous, candidate=candidate)
 
     def _state_is_whole(self) -> bool:
         try:
@@ -280,7 +279,7 @@ def _unsealed(data: bytes, schema: str) -> dict[str, Any]:
 
 
 def _encode(state: State) -> bytes:
-    return _sealed({"schema": STATE_SCHEMA, **asdict(state)})
+    return _sealed({"schema": STATE_SCHEMA, **state.document()})
 
 
 def _decode(data: bytes) -> State:

@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from device_agent.alerts import Alert, error_alert, latency_alert
@@ -26,14 +25,14 @@ MAX_SAMPLE_BYTES = 256 << 10  # a larger input is not sent at all: half a pictur
 LATENCY_BOUNDS_MS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0)
 
 
-@dataclass
 class _Series:
     """One model and release within the current interval."""
 
-    outcomes: dict[str, int] = field(default_factory=dict)
-    buckets: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS_MS) + 1))
-    sum_ms: float = 0.0
-    fallbacks: dict[str, int] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.outcomes: dict[str, int] = {}
+        self.buckets = [0] * (len(LATENCY_BOUNDS_MS) + 1)
+        self.sum_ms = 0.0
+        self.fallbacks: dict[str, int] = {}
 
 
 class Telemetry:

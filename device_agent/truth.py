@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,14 +21,14 @@ FEWEST = 100  # below, one wrong answer would be a percent
 DROP_POINTS = (2.0, 5.0)
 
 
-@dataclass
 class _Tally:
     """Of one model and release. ``right`` and ``wrong`` are counted since the last report."""
 
-    promised: float | None
-    recent: deque[bool] = field(default_factory=lambda: deque(maxlen=WINDOW))
-    right: int = 0
-    wrong: int = 0
+    def __init__(self, promised: float | None) -> None:
+        self.promised = promised
+        self.recent: deque[bool] = deque(maxlen=WINDOW)
+        self.right = 0
+        self.wrong = 0
 
 
 class GroundTruth:

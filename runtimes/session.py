@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,8 +46,7 @@ class Evidence(StrEnum):
     DEVICE_VERIFIED = "device-verified"  # the vendor's runtime on the vendor's system
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     """A model input or output. ``shape`` has None where the size is free; ``dtype`` is numpy's name ("float32")."""
 
     name: str
@@ -63,8 +61,7 @@ class TensorSpec:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class RuntimeInfo:
+class RuntimeInfo(NamedTuple):
     """Which runtime a session is, for reports: name in RUNTIMES, version of the package, kind of evidence."""
 
     name: str
@@ -72,8 +69,7 @@ class RuntimeInfo:
     evidence: Evidence
 
 
-@dataclass(frozen=True, slots=True)
-class SessionOptions:
+class SessionOptions(NamedTuple):
     """How to open a session. ``threads`` 0 leaves the choice to the runtime. ``profile`` asks for per-operator times.
     ``optimise``: False runs the graph as it is written, where a runtime offers that (onnxruntime)."""
 

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAVY = (
     "pydantic", "pydantic_core", "click", "bottle", "google.protobuf", "opentelemetry", "urllib3", "tuf", "securesystemslib",
     "cryptography", "ssl", "_hashlib", "http.client", "email", "asyncio", "shutil", "zipfile", "difflib", "secrets", "PIL",
+    "dataclasses", "inspect", "importlib.metadata",
 )  # fmt: skip
 SCRIPT = """
 import json, sys, threading
