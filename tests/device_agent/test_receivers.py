@@ -1,8 +1,9 @@
-"""Telemetry into receivers that this project did not write: OtelTap (an OTLP/HTTP receiver in Rust) and mosquitto."""
+"""Telemetry into receivers that this project did not write: OtelTap and Rotel (OTLP in Rust), and mosquitto."""
 
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import shutil
 import socket
@@ -10,7 +11,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +60,11 @@ def test_otlp_into_a_receiver_in_another_language(spool: Spool) -> None:
     port = free_port()
     settings = tap.OtelTapHttpProtobufReceiverSettings(http_port=port, listen_on_all_interfaces=False)
     something(spool)
-    # OtelTap 1.0 unpacks no gzip (HTTP 400); the compressed form is held against OpenTelemetry's classes in test_telemetry.py.
+    # OtelTap 1.0 unpacks no gzip (HTTP 400); the collector below does.
     config = TelemetryConfig(endpoint=f"http://127.0.0.1:{port}", compression="none")
     sender = Sender(spool, OtlpHttp(config, "device-1"), 64, lambda: 0.0)
 
-    async def exchange() -> tuple[Any, Any, Any, Any]:
+    async def exchange() -> tuple[Any, ...]:
         async with tap.OtelTapHttpProtobufReceiver(settings) as receiver:
             waiting = [
                 asyncio.create_task(receiver.await_metric(lambda m, name=name: m.name == name, timeout=20))
@@ -75,9 +77,114 @@ def test_otlp_into_a_receiver_in_another_language(spool: Spool) -> None:
             )
             await asyncio.sleep(0)
             assert await asyncio.to_thread(sender.pump) == 2
-            return tuple(await asyncio.gather(*waiting))  # type: ignore[return-value]
+            return tuple(await asyncio.gather(*waiting))
 
-    requests, latency, fallbacks, log = asyncio.run(exchange())
+    _judge(*asyncio.run(exchange()))
+    assert spool.stats()["records"] == 0
+
+
+def test_compressed_otlp_into_a_collector(spool: Spool, tmp_path: Path) -> None:
+    """Rotel, an OpenTelemetry collector, unpacks and parses what the agent sends, and hands it on in its own encoding."""
+    something(spool)
+    with _backend() as (backend, handed_on), _rotel(backend, tmp_path / "rotel.log") as endpoint:
+        sender = Sender(spool, OtlpHttp(TelemetryConfig(endpoint=endpoint), "device-1"), 64, lambda: 0.0)
+        assert sender.pump() == 2 and spool.stats()["records"] == 0
+        assert handed_on.wait(20)
+        _judge(
+            *(handed_on.metrics[f"edgewright.{name}"] for name in ("requests", "latency", "fallbacks")), *handed_on.logs
+        )
+        # What claims to be compressed and is not is refused: the collector did unpack.
+        spool.put({"kind": "event", "time": 1, "name": "late", "severity": "info", "attr": {}})
+        spool.flush()
+        liar = TelemetryConfig(endpoint=endpoint, compression="none", headers={"Content-Encoding": "gzip"})
+        assert Sender(spool, OtlpHttp(liar, "device-1"), 64, lambda: 0.0).pump() == 0
+        assert len(spool.dead_letters()) == 1
+
+
+class Backend:
+    """What a collector handed on, parsed by OpenTelemetry's own classes."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, Any] = {}
+        self.logs: list[Any] = []
+        self._done = {"/v1/metrics": threading.Event(), "/v1/logs": threading.Event()}
+
+    def wait(self, timeout_s: float) -> bool:
+        return all(event.wait(timeout_s) for event in self._done.values())
+
+    def take(self, path: str, body: bytes) -> None:
+        from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+        from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+        if path == "/v1/metrics":
+            (of_resource,) = ExportMetricsServiceRequest.FromString(body).resource_metrics
+            self.metrics |= {metric.name: metric for metric in of_resource.scope_metrics[0].metrics}
+        else:
+            (with_logs,) = ExportLogsServiceRequest.FromString(body).resource_logs
+            self.logs += with_logs.scope_logs[0].log_records
+        self._done[path].set()
+
+
+@contextmanager
+def _backend() -> Iterator[tuple[str, Backend]]:
+    found = Backend()
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            found.take(self.path, gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", found
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def _rotel(backend: str, log: Path) -> Iterator[str]:
+    """A collector that hands on to ``backend``; its address."""
+    rotel = pytest.importorskip("rotel", reason="rotel is not installed")
+    port = free_port()
+    options = {
+        "--otlp-http-endpoint": f"127.0.0.1:{port}",
+        "--otlp-grpc-endpoint": f"127.0.0.1:{free_port()}",
+        "--exporter": "otlp",
+        "--otlp-exporter-protocol": "http",
+        "--otlp-exporter-endpoint": backend,
+    }
+    command = [str(Path(rotel.__file__).with_name("rotel-agent")), "start", "--disable-batching"]
+    with log.open("wb") as said:
+        process = subprocess.Popen(
+            [*command, *(part for pair in options.items() for part in pair)], stdout=said, stderr=subprocess.STDOUT
+        )
+    try:
+        _await_port(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _await_port(port: int) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"nothing listens on port {port}")
+
+
+def _judge(requests: Any, latency: Any, fallbacks: Any, log: Any) -> None:
     counted = {
         attribute.value.string_value: point.as_int
         for point in requests.sum.data_points
@@ -92,7 +199,6 @@ def test_otlp_into_a_receiver_in_another_language(spool: Spool) -> None:
         "event.name": "string_value", "model": "string_value", "note": "string_value",
         "share": "double_value", "whole": "int_value", "fresh": "bool_value",
     }  # fmt: skip
-    assert spool.stats()["records"] == 0
 
 
 class Broker:
@@ -108,13 +214,7 @@ class Broker:
         self._process = subprocess.Popen(
             [MOSQUITTO, "-c", str(self._path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            with suppress(OSError):
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
-            time.sleep(0.02)
-        raise AssertionError("mosquitto does not start")
+        _await_port(self.port)
 
     def stop(self) -> None:
         if self._process is not None:
