@@ -3,8 +3,6 @@
 Limits: PSI as the manifest says (drift.py); 95th percentile of latency above 100 / 200 ms; failed requests above 0.1 / 1 %.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 A step that failed rests for a while, so that a broken delegate does not cost every request two runs; then it is tried again.
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

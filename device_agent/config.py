@@ -6,8 +6,6 @@ name = "digits"
 profile = "raspberry-pi-4b"
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Literal

@@ -14,20 +14,17 @@ distribution, whose mean is sqrt(pi/2) ln 2 = 0.8687; binning only lowers it. Th
 order, hence no KS. Source: Marsaglia, Tsang and Wang, "Evaluating Kolmogorov's Distribution", J. Stat. Softw. 8(18), 2003.
 """
 
-from __future__ import annotations
-
 import math
 import threading
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from runtimes.artifact.manifest import DriftBaseline, Manifest, OutputSpec
 from runtimes.session import Array, Feeds
 
 Level = Literal["ok", "warning", "critical", "too-few"]
-Counts = NDArray[np.int64]
+Counts = Array  # int64
 KOLMOGOROV_MEAN = math.sqrt(math.pi / 2) * math.log(2)
 _PSEUDO = 0.5  # Jeffreys' prior per bin: an empty bin must not make the logarithm infinite
 

@@ -1,14 +1,12 @@
 """Inference in this process: guarded, counted, and swapped to a new release without dropping a request."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from device_agent.batching import Batcher, can_batch
 from device_agent.chain import Answered, Chain
@@ -17,7 +15,6 @@ from device_agent.errors import DeadlineExceeded, NotInstalled, Overloaded, Requ
 from device_agent.guard import OutputWatch, check_inputs
 from device_agent.opening import artifact_here, open_chain
 from device_agent.pool import too_late
-from device_agent.shadow import Shadow, terms_of
 from device_agent.slots import SlotRef, State
 from device_agent.store import Store, store_for
 from device_agent.truth import GroundTruth
@@ -25,6 +22,9 @@ from profiles.errors import EdgewrightError
 from runtimes.artifact.manifest import Manifest
 from runtimes.registry import open_session
 from runtimes.session import Array, Feeds, SessionOptions
+
+if TYPE_CHECKING:
+    from device_agent.shadow import Shadow
 
 log = logging.getLogger(__name__)
 LATENCIES = 512  # last answers whose latency is remembered
@@ -270,7 +270,7 @@ class Engine:
             return
         self._release(name, loaded, "refused", 0)
 
-    def shadow(self, name: str, state: State | None = None) -> Shadow | None:
+    def shadow(self, name: str, state: State | None = None) -> "Shadow | None":
         """The candidate beside the active release, opened or closed as the state on disk now says.
 
         Raises:
@@ -278,6 +278,10 @@ class Engine:
         """
         store = self.store(name)
         candidate = (state or store.load()).candidate
+        if candidate is None and name not in self._shadows:
+            return None
+        from device_agent.shadow import Shadow, terms_of  # with the first candidate: few boards ever see one
+
         terms = terms_of(store, candidate) if candidate is not None else None
         current = self._shadows.get(name)
         if current is not None and (terms is None or current.ref != candidate):

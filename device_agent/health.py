@@ -1,7 +1,5 @@
 """When a release on probation is good, and when it goes: a pure rule over what was seen."""
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 from device_agent.config import HealthConfig

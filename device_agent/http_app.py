@@ -3,8 +3,6 @@
 A framework for seven routes was 3.5 to 9 MiB and 40 ms of every start (docs/adr/0022).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple

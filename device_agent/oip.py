@@ -4,8 +4,6 @@ Source: kserve/open-inference-protocol, specification/protocol/inference_rest.md
 the body is a JSON header of ``Inference-Header-Content-Length`` bytes, then the raw little-endian tensors in order.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from typing import Any, NamedTuple

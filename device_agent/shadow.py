@@ -4,8 +4,6 @@ Requests wait in a short queue for one thread at the lowest priority; when it is
 How many comparisons decide, and at what agreement, is the publisher's signed word, which the updater leaves in the slot.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

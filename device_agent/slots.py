@@ -8,8 +8,6 @@ release stays whole in the other slot. The floor (anti-rollback) moves at confir
 turns out bad does not lock out the one before it.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal, NamedTuple
 
 from device_agent.errors import NoWayBack

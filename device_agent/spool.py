@@ -7,8 +7,6 @@ Several processes may write (service and updater). A damaged database is moved a
 for the sake of telemetry. Writers hand records to one thread, which commits them together: one fsync for many records.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

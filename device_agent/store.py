@@ -202,7 +202,7 @@ class Store:
         active release whose bytes rotted gives way to the previous one if that is whole.
         """
         self.prepare()
-        for leftover in [*self.folder.glob(".*.old"), *self.folder.glob(".*.tmp"), *self.folder.glob("staging.*")]:
+        for leftover in sorted(path for path in self.folder.iterdir() if _is_leftover(path.name)):
             if leftover.is_dir():
                 import shutil  # brings every archive format with it; a service that starts well needs none
 
@@ -233,6 +233,10 @@ class Store:
             return main == backup and bool(_decode(main))
         except (OSError, ValueError, KeyError, TypeError):
             return False
+
+
+def _is_leftover(name: str) -> bool:
+    return name.startswith("staging.") or (name.startswith(".") and name.endswith((".old", ".tmp")))
 
 
 def store_for(data_dir: Path, model: str) -> Store:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from device_agent.config import TelemetryConfig
@@ -53,21 +52,24 @@ def _random() -> float:
     return random.random()
 
 
-@dataclass
 class Sender:
     """Empties the spool through a transport, waiting longer after each failure.
 
     ``ready_at`` is the monotonic time before which nothing is tried.
     """
 
-    spool: Spool
-    transport: Transport
-    batch_records: int
-    clock: Callable[[], float]
-    jitter: Callable[[], float] = _random
-    failures: int = 0
-    ready_at: float = 0.0
-    delivered: int = 0
+    def __init__(
+        self,
+        spool: Spool,
+        transport: Transport,
+        batch_records: int,
+        clock: Callable[[], float],
+        jitter: Callable[[], float] = _random,
+    ) -> None:
+        self.spool, self.transport, self.batch_records = spool, transport, batch_records
+        self.clock, self.jitter = clock, jitter
+        self.failures = self.delivered = 0
+        self.ready_at = 0.0
 
     def pump(self) -> int:
         """Send until the spool is empty or the receiver fails; returns the number of records delivered."""

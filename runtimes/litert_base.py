@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,11 +35,10 @@ RESOLVERS: dict[str | None, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Port:
-    """One input or output: its tensor's index in the interpreter and how users see it. ``scaling``: it is stored as integers."""
+class _Port(NamedTuple):
+    """One input or output: its tensor's number in the interpreter and how users see it. ``scaling``: it is stored as integers."""
 
-    index: int
+    number: int
     spec: TensorSpec
     scaling: Scaling | None
 
@@ -85,7 +82,7 @@ class InterpreterSession(SessionBase):
             for port in self._inputs:
                 array = feeds[port.spec.name]  # ascontiguousarray would give a scalar a dimension
                 array = port.scaling.to_integers(array) if port.scaling else array
-                self._interpreter.set_tensor(port.index, np.ascontiguousarray(array) if array.ndim else array)
+                self._interpreter.set_tensor(port.number, np.ascontiguousarray(array) if array.ndim else array)
             self._interpreter.invoke()
             # get_tensor copies, so that the arrays outlive the next run.
             return {port.spec.name: self._read(port) for port in self._outputs}
@@ -96,16 +93,16 @@ class InterpreterSession(SessionBase):
             ) from error
 
     def _read(self, port: _Port) -> Array:
-        stored: Array = self._interpreter.get_tensor(port.index)
+        stored: Array = self._interpreter.get_tensor(port.number)
         return port.scaling.to_reals(stored) if port.scaling else stored
 
     def _resize(self, feeds: Feeds) -> None:
         changed = False
         for port in self._inputs:
             shape = feeds[port.spec.name].shape
-            if None in port.spec.shape and self._shapes.get(port.index) != shape:
-                self._interpreter.resize_tensor_input(port.index, list(shape))
-                self._shapes[port.index] = shape
+            if None in port.spec.shape and self._shapes.get(port.number) != shape:
+                self._interpreter.resize_tensor_input(port.number, list(shape))
+                self._shapes[port.number] = shape
                 changed = True
         if changed:
             self._interpreter.allocate_tensors()
@@ -155,7 +152,6 @@ def _signature_names(interpreter: Any) -> tuple[dict[int, list[str]], dict[int, 
     return found[0], found[1]
 
 
-@dataclass(frozen=True, slots=True)
 class InterpreterOpener:
     """Opens .tflite files with ``module``'s Interpreter.
 
@@ -166,11 +162,10 @@ class InterpreterOpener:
         extra: our extra that installs it, for the remedy.
     """
 
-    name: str
-    module: str
-    package: str
-    extra: str
     suffixes: tuple[str, ...] = (".tflite",)
+
+    def __init__(self, name: str, module: str, package: str, extra: str) -> None:
+        self.name, self.module, self.package, self.extra = name, module, package, extra
 
     def available(self) -> str | None:
         if importlib.util.find_spec(self.module.split(".")[0]) is None:
@@ -190,13 +185,21 @@ class InterpreterOpener:
                 f"{path.name} needs {self.name}, but {reason}.", remedy=f"Run pip install 'edgewright[{self.extra}]'."
             )
         _check_identifier(path)
-        info = RuntimeInfo(self.name, importlib.metadata.version(self.package), Evidence.EXECUTED)
         interpreter = self._interpreter(path, options)
+        info = RuntimeInfo(self.name, self._version(), Evidence.EXECUTED)
         try:
             interpreter.allocate_tensors()
             return InterpreterSession(interpreter, info, path)
         except (RuntimeError, ValueError) as error:
             raise _cannot_load(self.name, path, error) from error
+
+    def _version(self) -> str:
+        said = getattr(importlib.import_module(self.module.split(".")[0]), "__version__", None)
+        if isinstance(said, str):
+            return said
+        from importlib.metadata import version  # brings mail and archive formats with it; a board's start needs none
+
+        return version(self.package)
 
     def _interpreter(self, path: Path, options: SessionOptions) -> Any:
         module = importlib.import_module(self.module)

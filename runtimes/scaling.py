@@ -1,17 +1,13 @@
 """Integer inputs and outputs seen as real numbers, so that a full-integer model takes and gives what its manifest says."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from runtimes.session import Array
 
 
-@dataclass(frozen=True, slots=True)
-class Scaling:
+class Scaling(NamedTuple):
     """real = (stored - zero_point) * scale, per tensor. ``dtype``: int8, uint8 or int16."""
 
     dtype: np.dtype[Any]

@@ -1,21 +1,23 @@
 """The Session protocol: one loaded model, whatever runs it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from runtimes.errors import InputMismatch
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[Any]
+else:  # numpy.typing costs a board's start a millisecond, and nobody asks for the alias there
+    Array = np.ndarray
 Feeds = Mapping[str, Array]
-SampleKey = slice | Sequence[int] | NDArray[Any]
+SampleKey = slice | Sequence[int] | Array
 
 
 class Samples(Protocol):

@@ -4,8 +4,6 @@ Canonical JSON (runtimes/artifact/canonical.py). Fields that this version does n
 changes no byte. Paths are relative to the manifest's own folder and may not leave it.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Final, Literal, TypeVar

@@ -7,8 +7,6 @@ Names and behaviour are those of the part of pydantic that we use, in its strict
 converted, except that a whole number is taken for a float, a list for a tuple and text for a path (docs/adr/0022).
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Mapping

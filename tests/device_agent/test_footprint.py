@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAVY = (
     "pydantic", "pydantic_core", "click", "bottle", "google.protobuf", "opentelemetry", "urllib3", "tuf", "securesystemslib",
     "cryptography", "ssl", "_hashlib", "http.client", "email", "asyncio", "shutil", "zipfile", "difflib", "secrets", "PIL",
-    "dataclasses", "inspect", "importlib.metadata",
+    "dataclasses", "inspect", "importlib.metadata", "numpy.typing",
 )  # fmt: skip
 SCRIPT = """
 import json, sys, threading
@@ -34,6 +34,9 @@ runner = threading.Thread(target=service.run)
 runner.start()
 while not service.engine.is_ready(sys.argv[2]):
     pass
+sending = {thread.name for thread in threading.enumerate()}
+while config.telemetry.endpoint is not None and "telemetry-sender" not in sending:
+    sending = {thread.name for thread in threading.enumerate()}
 service.engine.infer(sys.argv[2], {"x": np.ones((1, 4), np.float32)})
 service.telemetry.event("seen")
 service.telemetry.flush()
@@ -65,3 +68,16 @@ def test_a_service_imports_what_it_runs_and_nothing_else(
     assert done.returncode == 0, done.stderr[-2000:]
     loaded = set(json.loads(done.stdout.splitlines()[-1]))
     assert not loaded & set(HEAVY)
+
+
+def test_litert_brings_nothing_that_is_heavy() -> None:
+    script = (
+        "import json, sys; from runtimes.litert_session import OPENER; OPENER._version()\n"
+        "import ai_edge_litert.interpreter; print(json.dumps(sorted(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not set(json.loads(done.stdout)) & set(HEAVY)
