@@ -46,6 +46,13 @@ def _release_options(command: F) -> F:
             default=None,
             help="Devices first compare it with the release they run on so many requests, unseen by clients.",
         ),
+        click.option(
+            "--allow-samples",
+            type=click.FloatRange(0),
+            default=None,
+            metavar="PER_HOUR",
+            help="Raw inputs that a device may send with its telemetry; without this none ever leaves it.",
+        ),
         terms_options,
         click.option(
             "--percent", type=click.FloatRange(0, 100), default=100.0, show_default=True, help="Share of devices."
@@ -78,6 +85,7 @@ def add(
     min_runtimes: dict[str, str],
     windows: tuple[str, ...],
     shadow: int | None,
+    allow_samples: float | None,
     deltas: int,
     as_json: bool,
 ) -> None:
@@ -88,7 +96,9 @@ def add(
     from compiler.publish.staged import add as perform
 
     rollout = _rollout(percent, shadow, given(min_agent, min_runtimes, windows))
-    result = perform(build, repo, channel=channel, release=name, rollout=rollout, delta_from=deltas)
+    result = perform(
+        build, repo, channel=channel, release=name, rollout=rollout, delta_from=deltas, samples_per_hour=allow_samples
+    )
     if as_json:
         print_json("edgewright.release-added/1", asdict(result))
         return
@@ -112,6 +122,7 @@ def publish(
     min_runtimes: dict[str, str],
     windows: tuple[str, ...],
     shadow: int | None,
+    allow_samples: float | None,
     deltas: int,
     as_json: bool,
 ) -> None:
@@ -129,9 +140,19 @@ def publish(
     else:
         rollout = _rollout(percent, shadow, given(min_agent, min_runtimes, windows))
         build, repo = paths
-        results = [perform(build, repo, with_keys, channel=channel, release=name, rollout=rollout, delta_from=deltas)]
+        done = perform(
+            build,
+            repo,
+            with_keys,
+            channel=channel,
+            release=name,
+            rollout=rollout,
+            delta_from=deltas,
+            samples_per_hour=allow_samples,
+        )
+        results = [done]
         if as_json:
-            print_json("edgewright.published/1", asdict(results[0]))
+            print_json("edgewright.published/1", asdict(done))
     for result in [] if as_json else results:
         _print_published(result)
         click.echo(f"Devices accept it until {result.expires}; run refresh before that.")

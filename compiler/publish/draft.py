@@ -16,8 +16,12 @@ MAX_PATH_PARTS = 4
 RESERVED = frozenset({"manifest.json"})
 
 
-def read_draft(build: Path) -> Manifest:
+def read_draft(build: Path, *, samples_per_hour: float | None = None) -> Manifest:
     """Read the draft and check every file against its digest.
+
+    Args:
+        samples_per_hour: raw inputs that a device may send with its telemetry, once the manifest is signed; None: as drafted,
+            which is none.
 
     Raises:
         PublishError: there is no draft (the build did not finish, or its gates failed), a file is missing, or a path does not
@@ -42,7 +46,7 @@ def read_draft(build: Path) -> Manifest:
         # One file may serve several artifacts; two files may not land on one path.
         if sources.setdefault(final, ref.path) != ref.path or final in RESERVED or final.count("/") >= MAX_PATH_PARTS:
             raise PublishError(f"The draft's path {final!r} cannot be published.", remedy="Build again.")
-    return draft
+    return draft if samples_per_hour is None else draft.model_copy(update={"samples_per_hour": samples_per_hour})
 
 
 def files_of(manifest: Manifest) -> Iterator[FileRef]:

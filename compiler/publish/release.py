@@ -106,12 +106,14 @@ def publish(
     release: str,
     rollout: Rollout | None = None,
     delta_from: int = 3,
+    samples_per_hour: float | None = None,
 ) -> Published:
     """Publish the build's draft as ``release`` in ``channel``.
 
     Args:
         rollout: who gets it; everybody if None.
         delta_from: make deltas from the artifacts of this many releases before.
+        samples_per_hour: as for ``read_draft``.
 
     Raises:
         PublishError: no draft, the release exists, no such channel, a key is missing, another publisher is at work.
@@ -122,7 +124,7 @@ def publish(
     with locked(repo), tempfile.TemporaryDirectory(prefix="edgewright-publish-") as scratch:
         repository = load(repo)
         targets = repository.channel(channel)
-        draft = read_draft(build)
+        draft = read_draft(build, samples_per_hour=samples_per_hour)
         index = index_of(repository, targets, channel, draft.model)
         staging = Staging(repository, targets, Path(scratch))
         prepared = prepare(build, draft, index, staging, signing.seconds, release, rollout, delta_from)

@@ -83,13 +83,14 @@ def add(
     release: str,
     rollout: Rollout | None = None,
     delta_from: int = 3,
+    samples_per_hour: float | None = None,
     now: int | None = None,
 ) -> Published:
     """Bring a build in as ``release``, unsigned. Raises as ``publish``; ``expires`` of the answer is the repository's."""
     with locked(repo), tempfile.TemporaryDirectory(prefix="edgewright-publish-") as scratch:
         repository = load(repo)
         targets = repository.channel(channel)
-        draft = read_draft(build)
+        draft = read_draft(build, samples_per_hour=samples_per_hour)
         index = index_of(repository, targets, channel, draft.model)
         waiting = tuple(r.entry for r in staged(repo) if (r.channel, r.model) == (channel, draft.model))
         after = index.model_copy(update={"releases": (*index.releases, *waiting)})

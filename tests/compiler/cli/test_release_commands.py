@@ -14,6 +14,7 @@ from compiler.cli.release import release
 from compiler.errors import OutputExists, PublishError
 from compiler.publish.keys import PASSWORD_VARIABLE
 from profiles.errors import EdgewrightError, ExitCode
+from runtimes.artifact.manifest import read_manifest
 from runtimes.errors import DeltaBaseMismatch
 from tests.compiler.publish.conftest import write_build
 
@@ -105,3 +106,20 @@ def test_delta_encode_and_apply(tmp_path: Path) -> None:
         _run(delta, "apply", new, patch, "-o", tmp_path / "none")
     assert caught.value.exit_code == ExitCode.TRUST
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_a_publisher_may_allow_samples(tmp_path: Path, staged: bool) -> None:
+    repo, keys, build = tmp_path / "repo", ("--keys", tmp_path / "keys"), tmp_path / "build"
+    _run(release, "init", repo, *keys)
+    build.mkdir()
+    write_build(build)
+    allowed = ("--release", "1", "--allow-samples", "6")
+    if staged:
+        _run(release, "add", build, repo, *allowed)
+        _run(release, "publish", repo, *keys)
+    else:
+        _run(release, "publish", build, repo, *keys, *allowed)
+    (manifest,) = (repo / "targets/stable/toy/1").glob("*manifest.json")
+    assert read_manifest(manifest.read_bytes()).samples_per_hour == 6
+    assert _json(release, "edgewright.verified/1", "verify", repo)["releases"] == {"stable/toy": ["1"]}

@@ -61,6 +61,16 @@ def test_a_release_has_everything_a_device_needs(repo: Path, build: Build, signi
     assert verify(repo).releases == {"stable/toy": ("1.0",)}
 
 
+def test_samples_are_allowed_by_the_signed_manifest_and_by_nothing_else(
+    repo: Path, build: Build, signing: Signing
+) -> None:
+    publish(build(), repo, signing, channel="stable", release="1.0")
+    assert b"samples_per_hour" not in _target(repo, "stable/toy/1.0/manifest.json").read_bytes()
+    publish(build("more", seed=1), repo, signing, channel="stable", release="2.0", samples_per_hour=6)
+    assert _manifest(repo, "2.0").samples_per_hour == 6
+    assert verify(repo).releases == {"stable/toy": ("1.0", "2.0")}
+
+
 def test_the_second_release_comes_with_a_delta_that_applies(
     repo: Path, build: Build, signing: Signing, tmp_path: Path
 ) -> None:
