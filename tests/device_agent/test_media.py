@@ -1,7 +1,8 @@
-"""A recording as it is, to a label: the manifest says how."""
+"""A picture or a recording as it is, to a label: the manifest says how."""
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 
@@ -44,6 +45,28 @@ def test_a_recording_gets_a_label(running: tuple[Engine, str]) -> None:
     logits = np.exp([1.0, 1.5, 2.0, 0.0])
     assert [c["label"] for c in answer["classification"]] == ["stop", "no", "yes", "go"]
     assert answer["classification"][0]["score"] == pytest.approx(logits[2] / logits.sum())
+
+
+def test_a_picture_gets_a_label(repository: RepositorySimulator, config: AgentConfig) -> None:
+    """PNG in, labels out: grey levels of 2 x 2 pixels become [1, 1, 2, 2] as the manifest says."""
+    image = pytest.importorskip("PIL.Image")
+    declared = {"kind": "image", "width": 2, "height": 2, "colour": "GRAY", "filter": "nearest"}
+    repository.publish("r1", preprocessing=declared, labels=LABELS, shape=(None, 1, 2, 2))
+    update_all(config)
+    levels = np.array([[0, 51], [255, 102]], np.uint8)
+    picture = io.BytesIO()
+    image.fromarray(levels).save(picture, "PNG")
+    with Engine(config) as engine:
+        assert not engine.load()
+        server = Server(engine, config.server)
+        server.start()
+        path, headers = f"/v2/models/{MODEL}/infer", {"Content-Type": "image/png"}
+        status, _, body = call(server.where(), "POST", path, picture.getvalue(), headers)
+        server.stop()
+    answer = json.loads(body)
+    assert status == 200 and answer["outputs"][0]["shape"] == [1, 1, 2, 2]
+    np.testing.assert_allclose(answer["outputs"][0]["data"], levels.reshape(-1) / 255 * 2 + 1, rtol=1e-6)
+    assert [c["label"] for c in answer["classification"]] == ["stop", "go", "no", "yes"]
 
 
 @pytest.mark.parametrize("kind", ("audio/wav", "image/png"))

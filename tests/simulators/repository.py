@@ -26,13 +26,15 @@ MODEL = "toy"
 CHANNEL = "stable"
 PROFILE = "raspberry-pi-4b"
 WIDTH = 4
+SHAPE: tuple[int | None, ...] = (None, WIDTH)
 
 
-def toy_model(w: float, b: float, *, ballast: np.ndarray | None = None) -> bytes:
+def toy_model(w: float, b: float, *, ballast: np.ndarray | None = None, shape: tuple[int | None, ...] = SHAPE) -> bytes:
     """float32[N, 4] -> float32[N, 4]. ``ballast`` is an initializer that nothing reads: weight for deltas."""
+    dims = ", ".join("N" if size is None else str(size) for size in shape)
     model = onnx.parser.parse_model(f"""
         <ir_version: 10, opset_import: ["" : 18]>
-        toy (float[N, {WIDTH}] x) => (float[N, {WIDTH}] y) <float w = {{{w!r}}}, float b = {{{b!r}}}> {{
+        toy (float[{dims}] x) => (float[{dims}] y) <float w = {{{w!r}}}, float b = {{{b!r}}}> {{
             scaled = Mul(x, w)
             y = Add(scaled, b)
         }}
@@ -54,8 +56,9 @@ def toy_nan() -> bytes:
     return model.SerializeToString()
 
 
-def vectors(w: float, b: float) -> bytes:
-    x = np.random.default_rng(7).normal(size=(6, WIDTH)).astype(np.float32)
+def vectors(w: float, b: float, shape: tuple[int | None, ...] = SHAPE) -> bytes:
+    size = [6 if one is None else one for one in shape]
+    x = np.random.default_rng(7).normal(size=size).astype(np.float32)
     buffer = io.BytesIO()
     np.savez(buffer, **{"in/x": x, "out/y": x * np.float32(w) + np.float32(b)})
     return buffer.getvalue()
@@ -97,13 +100,14 @@ class RepositorySimulator:
         preprocessing: dict[str, Any] | None = None,
         labels: tuple[str, ...] | None = None,
         form: tuple[str, str, str] = ("model.onnx", "onnx", "onnxruntime"),
+        shape: tuple[int | None, ...] = SHAPE,
     ) -> Manifest:
         """Add a release. ``delta`` is (base release, patch bytes); ``form`` the artifact's path, format and runtime."""
         path, kind, runtime = form
         prepared = {"preprocessing": preprocessing} if preprocessing else {}
         labelled = {"labels": list(labels)} if labels else {}
-        artifact = toy_model(w, b) if model is None else model
-        checks = vectors(w, b)
+        artifact = toy_model(w, b, shape=shape) if model is None else model
+        checks = vectors(w, b, shape)
         manifest = read_manifest(
             Manifest.model_validate(
                 {
@@ -113,10 +117,10 @@ class RepositorySimulator:
                     "sequence": len(self.entries) + 1,
                     "created": "2026-01-01T00:00:00Z",
                     "inputs": [
-                        {"name": "x", "dtype": "float32", "shape": [None, WIDTH], "range": [-100.0, 100.0]} | prepared
+                        {"name": "x", "dtype": "float32", "shape": list(shape), "range": [-100.0, 100.0]} | prepared
                     ],
                     "outputs": [
-                        {"name": "y", "dtype": "float32", "shape": [None, WIDTH], "semantic": "logits"} | labelled
+                        {"name": "y", "dtype": "float32", "shape": list(shape), "semantic": "logits"} | labelled
                     ],
                     "artifacts": [
                         {
