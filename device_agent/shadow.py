@@ -73,6 +73,7 @@ class Shadow:
         self._session, self._manifest = session, manifest
         self._waiting: queue.Queue[tuple[Feeds, Feeds] | None] = queue.Queue(WAITING)
         self._lock = threading.Lock()
+        self._ending = False
         self._counts = Compared()
         self._thread = threading.Thread(target=self._work, name=f"shadow-{ref.release}", daemon=True)
         self._thread.start()
@@ -100,11 +101,11 @@ class Shadow:
         return share >= self.terms.agreement, said
 
     def close(self) -> None:
+        """Let go what waits. The session is closed when it is not running: here, or by a run that takes its time."""
+        self._ending = True
         with contextlib.suppress(queue.Full):
             self._waiting.put_nowait(None)
         self._thread.join(5.0)
-        if not self._thread.is_alive():
-            self._session.close()
 
     def _count(self, **more: int) -> None:
         with self._lock:
@@ -116,7 +117,7 @@ class Shadow:
     def _work(self) -> None:
         with contextlib.suppress(OSError, AttributeError):  # Linux: of this thread alone
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
-        while (item := self._waiting.get()) is not None:
+        while (item := self._waiting.get()) is not None and not self._ending:
             feeds, live = item
             try:
                 outputs = self._session.run(feeds)
@@ -126,6 +127,7 @@ class Shadow:
                 self._count(failed=1)
                 continue
             self._count(compared=1, agreed=int(self._alike(outputs, live)))
+        self._session.close()
 
     def _alike(self, outputs: Feeds, live: Feeds) -> bool:
         """The same classes where the outputs are classes, else values within the self-test's tolerance."""

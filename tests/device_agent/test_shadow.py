@@ -154,6 +154,8 @@ def test_live_requests_wait_for_nothing(repository: RepositorySimulator, store: 
     assert time.perf_counter() - start < 0.05
     assert shadow.counts.dropped >= 100 - WAITING - 2
     shadow.close()
+    assert slow.closed, "a full queue keeps no session open"
+    assert shadow.counts.compared <= 2, "what still waited is let go"
 
 
 def test_an_answer_that_is_not_finite_counts_as_failed(repository: RepositorySimulator, store: Store) -> None:
