@@ -63,6 +63,33 @@ def test_bundles_install_without_a_network_and_logs_tell(repository: RepositoryS
     assert len(text.splitlines()) == 1 and "r2" in text
 
 
+def test_every_command_prints_one_document(repository: RepositorySimulator, tmp_path: Path) -> None:
+    config = make_config(tmp_path / "device", str(repository.folder))
+    bundle, x = tmp_path / "one.zip", tmp_path / "x.npz"
+    np.savez(x, x=np.ones((1, 4), np.float32))
+    repository.publish("r1")
+    make_bundle(repository, bundle)
+    told = ("--config", tmp_path / "device" / "agent.toml", "--json")
+
+    def document(schema: str, *words: str | Path) -> dict[str, Any]:
+        done = agent(*words, *told)
+        found: dict[str, Any] = json.loads(done.stdout)
+        assert (done.returncode, found["schema"]) == (0, f"edgewright.{schema}/1"), done.stderr
+        return found
+
+    installed = document("agent-update", "bundle", "install", bundle, "--root", repository.root)
+    assert installed["results"][0]["outcome"] == "activated"
+    confirm(store_for(config.data_dir, MODEL))
+    repository.publish("r2", w=5.0)
+    assert document("agent-update", "update")["results"][0]["release"] == "r2"
+    assert document("agent-update", "install")["results"][0]["outcome"] == "current"
+    assert document("agent-status", "status")["models"][MODEL]["active"]["release"] == "r2"
+    assert document("agent-infer", "infer", "--inputs", x, "-o", tmp_path / "y.npz")["release"] == "r2"
+    assert document("agent-rollback", "rollback")["release"] == "r1"
+    assert document("agent-doctor", "doctor")["ok"]
+    assert document("agent-logs", "logs")["lines"]
+
+
 @pytest.fixture
 def logger() -> Iterator[logging.Logger]:
     root = logging.getLogger()
