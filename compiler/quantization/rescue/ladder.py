@@ -26,6 +26,7 @@ from compiler.quantization.rescue.knapsack import Sensitivity
 from compiler.quantization.rescue.norms import equalise_norms
 from compiler.quantization.rescue.ranges import better_ranges
 from compiler.quantization.rescue.rounding import round_second_order
+from compiler.quantization.rescue.swish import equalise_swish
 from compiler.quantization.rescue.wide import widen_sensitive
 
 LOGGER = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ RUNGS: Final[tuple[tuple[str, Rung], ...]] = (
     ("bias correction", correct_biases),
     ("equalisation", equalise_layers),  # calibrates anew and therefore brings its own bias correction
     ("equalisation through norms", equalise_norms),  # the same for transformers
+    ("equalisation through swish", equalise_swish),  # the same at the price of two more nodes
     ("split heads", split_heads),  # before rounding, which would be for other layers
     ("second-order rounding", round_second_order),  # after equalisation, which changes the weights it rounds
     ("AdaRound", round_adaptively),  # learns the same choice; seconds per block instead of milliseconds
