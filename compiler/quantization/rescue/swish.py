@@ -5,9 +5,10 @@ were, and the next layer takes the factor back:
 
     x * g(x) = s * (x' * g(s * x')),  x' = x / s
 
-So x' and x' * g(...) have channels of like range. s * x' has the old ranges and one scale in int8, but there it costs little: a channel
-of small range rounds to 0, where the gate is 1/2 within a fraction of a step. What is paid is one multiplication by a constant, and
-the gate and the product as nodes of their own. Every node of it has an integer kernel, unlike one scale per channel of activations.
+So x' and x' * g(...) have channels of like range. s * x' has the old ranges and one scale in int8, but there it costs little: a
+channel of small range rounds to 0, where the gate is 1/2 within a fraction of a step. What is paid is one multiplication by a
+constant, and the gate and the product as nodes of their own. Every node of it has an integer kernel, unlike one scale per channel
+of activations.
 """
 
 from __future__ import annotations
