@@ -16,7 +16,7 @@ from neural_compressor.torch.export import export
 from neural_compressor.torch.quantization import convert, get_default_static_config, prepare
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-from benchmarks.quantization.nets import NETS  # noqa: E402
+from benchmarks.quantization.nets import NETS
 
 torch.set_num_threads(1)
 job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
