@@ -48,6 +48,7 @@ BOUGHT: Final = (
     "16-bit activations",
     "float islands",
 )  # rungs that cost time or bytes: the first budget that is enough ends them
+DEAR: Final = ("AdaRound", *BOUGHT)  # and those that take minutes
 # Without a goal to reach there is nothing to buy with more bytes: islands are then tried up to this share only.
 UNASKED_GROWTH = 0.05
 UNASKED_GAIN_DB = 1.0  # and more float nodes than before, which cost conversions at run time, have to bring this much
@@ -55,11 +56,15 @@ UNASKED_GAIN_DB = 1.0  # and more float nodes than before, which cost conversion
 
 @dataclass(frozen=True, slots=True)
 class Goals:
-    """What int8 has to reach on held-out samples; None asks nothing. ``climb_all``: try every rung, goals or not."""
+    """What int8 has to reach on held-out samples; None asks nothing.
+
+    ``climb_all``: try every rung, goals or not. ``cheap``: leave out those of DEAR.
+    """
 
     min_sqnr_db: float | None = None
     min_agreement: float | None = None
     climb_all: bool = False
+    cheap: bool = False
 
     @property
     def any(self) -> bool:
@@ -129,7 +134,8 @@ def climb(
     for name, rung in RUNGS:
         if goals.met(table.score) and not goals.climb_all:
             break
-        table.climb(name, rung)
+        if not (goals.cheap and name in DEAR):
+            table.climb(name, rung)
     best = table.best
     attempts = tuple(replace(a, pareto=_on_front(a, table.attempts)) for a in table.attempts)
     met, measured = goals.met(table.score), tuple(bench.sensitivity)
