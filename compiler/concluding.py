@@ -85,7 +85,7 @@ def conclude(
         agreement=checked.agreement,
         warnings=(
             *_warnings(request, plan, data, source_accuracy),
-            *_collapsed(artifacts, request, shaped.quantization),
+            *_collapsed(artifacts, request, data, shaped.quantization),
             *_saturated(shaped.quantization),
         ),
         updates=_updates(exported, plan),
@@ -260,13 +260,17 @@ def _no_better_than_chance(source: Accuracy | None, data: Data) -> list[str]:
     ]
 
 
-def _collapsed(artifacts: Sequence[ArtifactReport], request: BuildRequest, section: dict[str, Any] | None) -> list[str]:
+def _collapsed(
+    artifacts: Sequence[ArtifactReport], request: BuildRequest, data: Data, section: dict[str, Any] | None
+) -> list[str]:
     """What INT8 lost without a gate to say so: noise beyond a tenth of the signal, or a point of accuracy beyond chance."""
     made = [a for a in artifacts if a.precision == Precision.INT8.value]
-    noisy = min(made, key=lambda a: a.parity.snr_db, default=None)
+    kept = [one["sqnr_db"] for one in (section or {}).get("ladder", []) if one["kept"]]
+    figures = [figure for figure in kept[-1:] if figure is not None]
+    figures += [a.parity.snr_db for a in made] if data.evaluation is not None else []  # random inputs would tell nothing
     found = []
-    if noisy is not None and noisy.parity.snr_db < COLLAPSED_DB and request.min_sqnr is None:
-        found.append(f"{noisy.path} has {noisy.parity.snr_db:.1f} dB of signal to noise against the source")
+    if min(figures, default=COLLAPSED_DB) < COLLAPSED_DB and request.min_sqnr is None:
+        found.append(f"{min(figures):.1f} dB of signal to noise are left")
     lossy = max((a for a in made if a.flips), key=lambda a: a.flips.drop_points if a.flips else 0.0, default=None)
     flips = None if lossy is None or any(g.name == "max-drop" for g in lossy.gates) else lossy.flips
     if flips is not None and lossy is not None and flips.drop_points > LOST_POINTS and flips.p_value < SIGNIFICANCE:
