@@ -267,7 +267,8 @@ def _collapsed(
     made = [a for a in artifacts if a.precision == Precision.INT8.value]
     kept = [one["sqnr_db"] for one in (section or {}).get("ladder", []) if one["kept"]]
     figures = [figure for figure in kept[-1:] if figure is not None]
-    figures += [a.parity.snr_db for a in made] if data.evaluation is not None else []  # random inputs would tell nothing
+    if data.evaluation is not None:  # random inputs would tell nothing
+        figures += [a.parity.snr_db for a in made]
     found = []
     if min(figures, default=COLLAPSED_DB) < COLLAPSED_DB and request.min_sqnr is None:
         found.append(f"{min(figures):.1f} dB of signal to noise are left")
