@@ -24,7 +24,7 @@ from compiler.quantization.rescue.heads import split_heads
 from compiler.quantization.rescue.islands import keep_sensitive_in_float
 from compiler.quantization.rescue.knapsack import Sensitivity
 from compiler.quantization.rescue.norms import equalise_norms
-from compiler.quantization.rescue.ranges import better_ranges
+from compiler.quantization.rescue.ranges import better_ranges, biases_anew, ranges_anew
 from compiler.quantization.rescue.rounding import round_second_order
 from compiler.quantization.rescue.swish import equalise_swish
 from compiler.quantization.rescue.wide import widen_sensitive
@@ -38,6 +38,8 @@ RUNGS: Final[tuple[tuple[str, Rung], ...]] = (
     ("equalisation", equalise_layers),  # calibrates anew and therefore brings its own bias correction
     ("equalisation through norms", equalise_norms),  # the same for transformers
     ("equalisation through swish", equalise_swish),  # the same at the price of two more nodes
+    ("ranges anew", ranges_anew),  # only where one of the equalisations was kept: another net, as far as ranges go
+    ("bias correction anew", biases_anew),
     ("split heads", split_heads),  # before rounding, which would be for other layers
     ("second-order rounding", round_second_order),  # after equalisation, which changes the weights it rounds
     ("AdaRound", round_adaptively),  # learns the same choice; seconds per block instead of milliseconds

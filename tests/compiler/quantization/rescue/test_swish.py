@@ -8,12 +8,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from compiler.calibration.observers import OBSERVERS
 from compiler.exporters import EXPORTERS
 from compiler.exporters.base import ExportOptions
 from compiler.hub_session import open_hub
 from compiler.quantization.plan import QuantizeOptions
 from compiler.quantization.rescue.candidate import candidate, make_bench
 from compiler.quantization.rescue.ladder import Goals, climb
+from compiler.quantization.rescue.ranges import biases_anew, ranges_anew
 from compiler.quantization.rescue.swish import equalise_swish, equalised_swish, find_bridges
 from profiles.schema import Precision
 from runtimes.session import run_dataset
@@ -96,6 +98,18 @@ def test_the_rung_gains_what_uneven_channels_cost(activation: str) -> None:
     base = bench.score(start.quantized().model).sqnr_db
     assert max(bench.score(one.quantized().model).sqnr_db for one in made) > base + 10
     assert not made[0].spec.float_nodes and not made[0].spec.wide_nodes
+
+
+def test_ranges_are_chosen_anew_for_a_net_that_was_rescaled_and_for_no_other() -> None:
+    model = net(depthwise=True)
+    bench = make_bench(model, samples(model))
+    start = candidate(model, bench.train, QuantizeOptions(observer="min-max"))
+    assert not list(ranges_anew(start, bench)) and not list(biases_anew(start, bench))
+    rescaled = next(one for _, one in equalise_swish(start, bench))
+    offered = {one.options.observer for _, one in ranges_anew(rescaled, bench)}
+    assert offered == set(OBSERVERS.names())
+    corrected = [one for _, one in biases_anew(rescaled, bench)]
+    assert corrected and not list(biases_anew(corrected[0], bench))
 
 
 @pytest.mark.parametrize("name", ["onnx", "tflite", "coreml"])
