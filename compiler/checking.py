@@ -20,7 +20,7 @@ from compiler.stages import Exported, Shaped
 from compiler.verification.diverging import first_diverging
 from compiler.verification.metrics import StepAgreement, parity, step_agreement
 from compiler.verification.sizes import check_sizes
-from compiler.verification.verify import Truth, Verified, verify_artifact
+from compiler.verification.verify import Truth, Verified, first_samples, verify_artifact
 from profiles.schema import Format, Precision
 from runtimes.errors import ChildFailed, RuntimeFailure
 from runtimes.preprocess import ImageInput, prepare_pixels
@@ -84,7 +84,7 @@ def _diverging(item: Exported, shaped: Shaped, truth: Truth, lowered: Verified) 
     gate = lowering_gate(name, variant.precision, lowered.parity, variant.half)
     if gate is None or gate.ok or variant.format is not Format.COREML:
         return {}
-    feeds = {key: array[: truth.batch or 1] if array.ndim else array for key, array in truth.feeds.items()}
+    feeds = first_samples(truth, truth.batch or 1)
     first = first_diverging(item.result.path, shaped.model(variant.precision), feeds, gate.limit)
     return {name: f"First of all, {first}." if first else "Each tensor of the first sample is within it."}
 
@@ -127,10 +127,9 @@ def _truth(imported: Imported, data: Data, hub: ir.Model) -> tuple[Truth, str]:
         feeds |= {name: _random_pictures(one, samples) for name, one in pictures.items() if name in feeds}
         outputs = run_dataset(imported.reference, feeds, batch)
         return Truth(feeds, outputs, None, batch), f"{samples} random samples (seed 0)"
-    feeds = {name: array[:EVALUATION_LIMIT] for name, array in evaluation.feeds.items()}
-    labels = evaluation.labels[:EVALUATION_LIMIT] if evaluation.labels is not None else None
-    outputs = run_dataset(imported.reference, feeds, batch)
-    return Truth(feeds, outputs, labels, batch), f"{len(next(iter(feeds.values())))} samples of the given data"
+    few = evaluation.take(EVALUATION_LIMIT) if evaluation.count > EVALUATION_LIMIT else evaluation
+    outputs = run_dataset(imported.reference, few.feeds, batch)
+    return Truth(few.feeds, outputs, few.labels, batch), f"{few.count} samples of the given data"
 
 
 def _batch(hub: ir.Model) -> int | None:

@@ -13,6 +13,7 @@ from compiler.cache import tool_versions
 from compiler.checking import Checked
 from compiler.draft import write_draft
 from compiler.gates import (
+    SIGNIFICANCE,
     Gate,
     accuracy_gate,
     agreement_gate,
@@ -20,6 +21,7 @@ from compiler.gates import (
     finite_gate,
     invariants_gate,
     lowering_gate,
+    saturation_gate,
     size_gate,
     sizes_gate,
     sqnr_gate,
@@ -31,6 +33,7 @@ from compiler.io_layout import port_layouts
 from compiler.previous.predict import Update, predict_updates
 from compiler.progress import Progress
 from compiler.publish.quality import configuration, quality_document
+from compiler.quantization.rescue.collapse import COLLAPSED_DB
 from compiler.report.schema import ArtifactReport, Report
 from compiler.report.write import write_report
 from compiler.request import BuildRequest, Data, Plan
@@ -38,8 +41,11 @@ from compiler.stages import Exported, Shaped
 from compiler.variants import Variant, strictest
 from compiler.verification.metrics import Accuracy, accuracy
 from compiler.verification.verify import Verified
+from profiles.schema import Precision
 from runtimes.artifact.files import sha256_tree, size_tree
 from runtimes.preprocess import ImageInput
+
+LOST_POINTS = 1.0  # what a hard net may lose (benchmarks/quantization)
 
 
 def conclude(
@@ -55,7 +61,7 @@ def conclude(
 ) -> Report:
     """Judge the gates, write report.json, report.html and the manifest draft; set artifacts aside when a gate says no."""
     artifacts = tuple(
-        _artifact_report(result, item, found, low, plan, request, checked)
+        _artifact_report(result, item, found, low, plan, request, checked, shaped.quantization)
         for item, found, low in zip(exported, checked.verified, checked.lowering, strict=True)
     )
     first = next(iter(checked.truth.outputs))
@@ -77,7 +83,11 @@ def conclude(
         schemes=dict(shaped.schemes),
         artifacts=artifacts,
         agreement=checked.agreement,
-        warnings=(*_warnings(request, plan, data, source_accuracy), *_saturated(shaped.quantization)),
+        warnings=(
+            *_warnings(request, plan, data, source_accuracy),
+            *_collapsed(artifacts, request, data, shaped.quantization),
+            *_saturated(shaped.quantization),
+        ),
         updates=_updates(exported, plan),
     )
     for warning in report.warnings:
@@ -133,6 +143,7 @@ def _artifact_report(
     plan: Plan,
     request: BuildRequest,
     checked: Checked,
+    int8: dict[str, Any] | None,
 ) -> ArtifactReport:
     path, variant = item.result.path, item.variant
     size = size_tree(path)
@@ -155,7 +166,7 @@ def _artifact_report(
         notes=item.result.notes,
         kernels=found.execution.kernels,
         refusals=item.result.refusals,
-        gates=_gates(path.name, item.variant, found, low, size, plan, request, checked),
+        gates=_gates(path.name, item.variant, found, low, size, plan, request, checked, int8),
     )
 
 
@@ -168,6 +179,7 @@ def _gates(
     plan: Plan,
     request: BuildRequest,
     checked: Checked,
+    int8: dict[str, Any] | None,
 ) -> tuple[Gate, ...]:
     budgets = strictest(variant, plan.profiles)
     lowered = lowering_gate(name, variant.precision, low.parity, variant.half)
@@ -188,6 +200,8 @@ def _gates(
             gates.append(sqnr_gate(name, found.parity, request.min_sqnr))
         if request.min_agreement is not None:
             gates.append(answers_gate(name, found.parity, request.min_agreement))
+    if variant.precision is Precision.INT8 and int8 is not None and request.max_saturation is not None:
+        gates.append(saturation_gate(name, int8["saturated_share"], request.max_saturation))
     if budgets.size_bytes is not None:
         gates.append(size_gate(name, size, budgets.size_bytes))
     gates += [agreement_gate(pair) for pair in checked.agreement if pair.first == name]
@@ -244,6 +258,30 @@ def _no_better_than_chance(source: Accuracy | None, data: Data) -> list[str]:
         f"The source itself answers {source.value:.1%} of the samples right, where guessing among their {classes} classes gives "
         f"{1 / classes:.1%}: check the labels' order and the data's layout, colour order and range."
     ]
+
+
+def _collapsed(
+    artifacts: Sequence[ArtifactReport], request: BuildRequest, data: Data, section: dict[str, Any] | None
+) -> list[str]:
+    """What INT8 lost without a gate to say so: noise beyond a tenth of the signal, or a point of accuracy beyond chance."""
+    made = [a for a in artifacts if a.precision == Precision.INT8.value]
+    kept = [one["sqnr_db"] for one in (section or {}).get("ladder", []) if one["kept"]]
+    figures = [figure for figure in kept[-1:] if figure is not None]
+    if data.evaluation is not None:  # random inputs would tell nothing
+        figures += [a.parity.snr_db for a in made]
+    found = []
+    if min(figures, default=COLLAPSED_DB) < COLLAPSED_DB and request.min_sqnr is None:
+        found.append(f"{min(figures):.1f} dB of signal to noise are left")
+    lossy = max((a for a in made if a.flips), key=lambda a: a.flips.drop_points if a.flips else 0.0, default=None)
+    flips = None if lossy is None or any(g.name == "max-drop" for g in lossy.gates) else lossy.flips
+    if flips is not None and lossy is not None and flips.drop_points > LOST_POINTS and flips.p_value < SIGNIFICANCE:
+        found.append(f"{lossy.path} loses {flips.drop_points:.1f} points of accuracy")
+    if not found:
+        return []
+    first = (section or {}).get("first_below_20_db")
+    where = f" It begins at the output of {first!r}." if first else ""
+    remedy = "Try --effort high, --int16 or --keep-float, or ask for a gate (--max-drop 1)."
+    return [f"INT8 collapses: {' and '.join(found)}.{where} {remedy}"]
 
 
 def _saturated(section: dict[str, Any] | None) -> list[str]:

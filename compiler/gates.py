@@ -112,6 +112,20 @@ def answers_gate(artifact: str, parity: Parity, least: float) -> Gate:
     return Gate("min-agreement", artifact, parity.agreement >= least, parity.agreement, least, reason)
 
 
+def saturation_gate(artifact: str, shares: Mapping[str, float], limit: float) -> Gate:
+    """``shares``: per node the share of calibration values outside what its codes express; nodes without any are left out."""
+    worst = max(shares, key=lambda node: shares[node], default=None)
+    share = 0.0 if worst is None else shares[worst]
+    above = sum(1 for one in shares.values() if one > limit)
+    reason = (
+        "No value saturates."
+        if worst is None
+        else f"{share:.2%} of the values saturate at {worst!r}, {limit:.2%} allowed"
+    )
+    reason += f"; {above} activations lie above that." if share > limit else "." if worst is not None else ""
+    return Gate("max-saturation", artifact, share <= limit, share, limit, reason)
+
+
 def size_gate(artifact: str, size_bytes: int, limit_bytes: int) -> Gate:
     reason = f"{format_bytes(size_bytes)}, {format_bytes(limit_bytes)} allowed."
     return Gate("size", artifact, size_bytes <= limit_bytes, size_bytes, limit_bytes, reason)

@@ -28,7 +28,7 @@ class BuildRequest:
     """Everything that shapes a build; the fields are `edgewright build`'s options.
 
     ``prune`` is the share of channels to remove; ``max_drop`` accuracy points, over the profiles' own budgets.
-    ``min_sqnr`` (dB) and ``min_agreement`` (a share) are gates; ``effort`` "high" climbs the whole rescue ladder.
+    ``min_sqnr`` (dB), ``min_agreement`` and ``max_saturation`` (shares) are gates; ``effort`` "high" climbs the whole ladder.
     ``recipe`` is a name or file of profiles.recipe; options given here come before its own. ``keep_float`` and ``int16`` are scopes
     (compiler/quantization/scopes.py) of nodes to leave in float and of values to hold in 16 bits, at INT8.
     ``integer_io``: integer inputs and outputs of TFLite, all kernels on integers unless ``float_islands``.
@@ -53,6 +53,7 @@ class BuildRequest:
     max_drop: float | None = None
     min_sqnr: float | None = None
     min_agreement: float | None = None
+    max_saturation: float | None = None
     effort: str = "normal"
     prune: float | None = None
     observer: str | None = None

@@ -26,7 +26,8 @@ from compiler.quantization.engine import QUANTIZERS, Quantized
 from compiler.quantization.evidence import gather_evidence
 from compiler.quantization.half_ranges import mark_float32
 from compiler.quantization.plan import QuantizeOptions
-from compiler.quantization.rescue.candidate import FEWEST, HELD_OUT_EVERY, make_bench
+from compiler.quantization.rescue.candidate import make_bench, too_few
+from compiler.quantization.rescue.collapse import COLLAPSED_DB, Outcome, quantize_or_rescue
 from compiler.quantization.rescue.ladder import Climb, Goals, climb
 from compiler.quantization.schemes import quantize_as
 from compiler.quantization.scopes import nodes_in, values_in
@@ -38,7 +39,6 @@ from runtimes.artifact.canonical import canonical_json
 
 EVIDENCE_SAMPLES = 16
 SATURATION_LIMIT = 0.01  # of an activation's values; observers clip a ten-thousandth or so on purpose
-FIRST_BELOW_DB = 20.0  # a tenth of the signal is noise: where a collapse begins
 
 Produce = Callable[[Callable[[int], None]], tuple[ir.Model, dict[str, Any]]]
 
@@ -84,24 +84,37 @@ def quantize_stage(
 ) -> tuple[ir.Model, dict[str, Any]]:
     """Calibrate on ``data``, plan and perform INT8, and measure what it cost node by node."""
     options = int8_options(hub, plan, request)
-    engine = QUANTIZERS.get(request.quantizer)
     goals = _goals(request, plan)
     formats = sorted({(v.format.value, v.integer_io or "", v.float_islands) for v in plan.variants})
     before = plan.previous.digest if plan.previous else None
     key = [digest_of(hub), data.digest, request.quantizer, asdict(options), asdict(goals), formats, before]
 
     def produce(advance: Callable[[int], None]) -> tuple[ir.Model, dict[str, Any]]:
-        climbed = None
-        if request.quantizer == "edgewright" and _worth_climbing(goals, data):
-            climbed = climb(hub, data, options, goals, lowers=_lowers(plan), advance=advance)
-        if climbed is None or len(climbed.attempts) == 1:  # nothing to rescue: all samples may calibrate
-            quantized, reference = engine(hub, data, options), hub
-        else:
-            quantized, reference = climbed.best, climbed.reference
-        kept, sticky = _sticky(quantized, reference, hub, data, options, plan)
-        return kept.model, _section(kept, reference, data) | _ladder(climbed) | sticky
+        made = _int8(hub, data, options, goals, request.quantizer, _lowers(plan), advance)
+        kept, sticky = _sticky(made.quantized, made.reference, hub, data, options, plan)
+        return kept.model, _section(kept, made.reference, data) | _ladder(made.climb) | sticky
 
     return _stage("quantize", key, produce, cache, scratch, progress)
+
+
+def _int8(
+    hub: ir.Model,
+    data: Dataset,
+    options: QuantizeOptions,
+    goals: Goals,
+    quantizer: str,
+    lowers: Callable[[ir.Model], str | None],
+    advance: Callable[[int], None],
+) -> Outcome:
+    """Quantize towards ``goals``, or as plainly as the model allows where there are none."""
+    if quantizer != "edgewright":
+        return Outcome(QUANTIZERS.get(quantizer)(hub, data, options), hub)
+    if not _worth_climbing(goals, data):
+        return quantize_or_rescue(hub, data, options, lowers=lowers, advance=advance)
+    climbed = climb(hub, data, options, goals, lowers=lowers, advance=advance)
+    if len(climbed.attempts) == 1:  # nothing to rescue: all samples may calibrate
+        return Outcome(QUANTIZERS.get(quantizer)(hub, data, options), hub, climbed)
+    return Outcome(climbed.best, climbed.reference, climbed)
 
 
 def scheme_stage(
@@ -191,7 +204,7 @@ def _goals(request: BuildRequest, plan: Plan) -> Goals:
 
 def _worth_climbing(goals: Goals, data: Dataset) -> bool:
     """With too few samples to hold some out, only an explicit wish climbs (and is then told so)."""
-    return goals.climb_all or (goals.any and data.count >= max(FEWEST, HELD_OUT_EVERY * data.batch))
+    return goals.climb_all or (goals.any and not too_few(data))
 
 
 def _lowers(plan: Plan) -> Callable[[ir.Model], str | None]:
@@ -265,7 +278,7 @@ def _section(quantized: Quantized, hub: ir.Model, data: Dataset) -> dict[str, An
     """The report's section: what is in int8, what is not and why, and the noise of each node."""
     spec = quantized.spec
     evidence = gather_evidence(hub, quantized, data, samples=EVIDENCE_SAMPLES)
-    worst, first = evidence.worst, evidence.first_below(FIRST_BELOW_DB)
+    worst, first = evidence.worst, evidence.first_below(COLLAPSED_DB)
     return {
         "scheme": "int8: per-channel symmetric weights, asymmetric activations",
         "nodes_int8": len(spec.nodes) - len(spec.float_nodes),

@@ -16,8 +16,9 @@ from compiler.calibration.dataset import Dataset, make_dataset
 from compiler.exporters import EXPORTERS
 from compiler.exporters.base import ExportOptions
 from compiler.hubfacts import hub_inputs
-from compiler.quantization.engine import QUANTIZERS, quantize
+from compiler.quantization.engine import QUANTIZERS
 from compiler.quantization.plan import QuantizeOptions
+from compiler.quantization.rescue.collapse import quantize_or_rescue
 from compiler.quantization.rescue.ladder import Goals, climb
 from profiles.schema import Precision
 from runtimes.session import Array
@@ -42,8 +43,9 @@ def dataset_of(case: Case) -> Dataset:
 
 
 def ours_normal(case: Case, folder: Path) -> Made:
+    """What a build does that asks for nothing: plain INT8, and the cheap rungs where it collapses."""
     data, start = dataset_of(case), time.perf_counter()
-    model = quantize(case.hub, data).model
+    model = quantize_or_rescue(case.hub, data, QuantizeOptions()).quantized.model
     return _exported(model, folder, time.perf_counter() - start)
 
 

@@ -43,7 +43,7 @@ class Peer:
     environment: its folder's name.
     requirements: one pip call each, in order.
     script: in ``children``.
-    takes: "onnx", "tflite" (both written from our float hub) or "pt2" (torch.export, nets trained here only).
+    takes: "onnx", "tflite" (both written from our float hub) or "pt2" (nets trained here only: their weights, by torch.export).
     with_ours: our own packages and what they need are on the path before the environment's.
     """
 
@@ -125,6 +125,7 @@ def _drive(python: Path, peer: Peer, case: Case, source: Path, scratch: Path) ->
     suffix = ".pt2" if peer.takes == "pt2" else f".{peer.takes}"
     job = {
         "model": str(source),
+        "net": case.name,
         "data": str(scratch / "data.npz"),
         "input": str(case.hub.graph.inputs[0].name),
         "target": str(scratch / f"int8{suffix}"),

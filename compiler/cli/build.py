@@ -72,6 +72,12 @@ def _batch_size(ctx: click.Context, parameter: click.Parameter, value: str) -> i
     help="Least share of answers equal to the source's, e.g. 0.99.",
 )
 @click.option(
+    "--max-saturation",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Largest share of any INT8 activation's values that its codes may cut off, e.g. 0.01.",
+)
+@click.option(
     "--effort",
     type=click.Choice(("normal", "high")),
     default="normal",

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from compiler.calibration.samples import chosen_samples
 from compiler.verification.child import Execution
 from compiler.verification.metrics import Accuracy, Flips, Parity, accuracy, flips, parity
-from runtimes.isolation import run_isolated
-from runtimes.session import Array
+from runtimes.isolation import open_isolated, run_isolated
+from runtimes.session import Array, SampleFeeds, SessionOptions, run_dataset
 
 TIMEOUT_S = 1800.0
+AT_ONCE_BYTES = 32 << 20  # of inputs that are sent to a child in one piece; the samples beyond follow batch by batch
 
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What every artifact is compared with: inputs, the source's outputs on them, labels if known. Samples on axis 0."""
+    """What every artifact is compared with: inputs, the source's outputs on them, labels if known. Samples on axis 0.
 
-    feeds: dict[str, Array]
+    ``feeds`` may lie on disk (compiler/calibration/samples.py), where it is read as it is needed.
+    """
+
+    feeds: SampleFeeds
     outputs: dict[str, Array]
     labels: Array | None
     batch: int | None = None  # what artifacts that take any batch are fed at once
@@ -45,14 +52,44 @@ def verify_artifact(path: Path, runtime: str | None, truth: Truth, *, kernels: b
         ChildFailed: the runtime crashed, or ran out of time or memory.
         RuntimeFailure: the runtime refused the artifact or failed while running it.
     """
+    first = _at_once(truth)
+    feeds = first_samples(truth, first)
     execution = run_isolated(
         "compiler.verification.child:execute",
-        {"path": str(path), "runtime": runtime, "feeds": truth.feeds, "batch": truth.batch, "kernels": kernels},
+        {"path": str(path), "runtime": runtime, "feeds": feeds, "batch": truth.batch, "kernels": kernels},
         timeout_s=TIMEOUT_S,
     )
     assert isinstance(execution, Execution)
+    execution = replace(execution, outputs=_continued(path, execution, truth, first))
     ordered = {name: execution.outputs[name] for name in truth.outputs}
     return Verified(execution, parity(ordered, truth.outputs), *_judge(ordered, truth))
+
+
+def first_samples(truth: Truth, count: int) -> dict[str, Array]:
+    """The first ``count`` samples of every input, in memory; inputs without a sample axis as they are."""
+    return {name: feed[:count] if feed.ndim else np.asarray(feed) for name, feed in truth.feeds.items()}
+
+
+def _at_once(truth: Truth) -> int:
+    """How many samples go in one piece: whole batches that stay below AT_ONCE_BYTES, and at least one."""
+    sampled = [feed for feed in truth.feeds.values() if feed.ndim]
+    count = max((len(feed) for feed in sampled), default=1)
+    size = sum(int(np.prod(feed.shape[1:], dtype=np.int64)) * feed.dtype.itemsize for feed in sampled)
+    batch = truth.batch or 1
+    return min(count, max(1, AT_ONCE_BYTES // max(size * batch, 1)) * batch)
+
+
+def _continued(path: Path, execution: Execution, truth: Truth, first: int) -> dict[str, Array]:
+    """The outputs of all samples, of which ``execution`` has the ``first``."""
+    count = max((len(feed) for feed in truth.feeds.values() if feed.ndim), default=first)
+    if first >= count:
+        return execution.outputs
+    chosen = range(first, count)
+    rest = {name: chosen_samples(feed, chosen) if feed.ndim else feed for name, feed in truth.feeds.items()}
+    options = SessionOptions(threads=1)
+    with open_isolated(path, runtime=execution.runtime.name, options=options, timeout_s=TIMEOUT_S) as session:
+        more = run_dataset(session, rest, truth.batch)
+    return {name: np.concatenate([array, more[name]]) for name, array in execution.outputs.items()}
 
 
 def _judge(outputs: Mapping[str, Array], truth: Truth) -> tuple[Accuracy | None, Flips | None]:

@@ -135,13 +135,18 @@ class Bench:
         return Score(found.snr_db, found.agreement, found.samples)
 
 
+def too_few(dataset: Dataset) -> bool:
+    """Whether none of the samples can be held out."""
+    return dataset.count < max(FEWEST, HELD_OUT_EVERY * dataset.batch)
+
+
 def make_bench(hub: ir.Model, dataset: Dataset) -> Bench:
     """Split ``dataset``: every fourth sample is held out.
 
     Raises:
         DataError: fewer than eight samples, or fewer than the model's own batch on either side.
     """
-    if dataset.count < max(FEWEST, HELD_OUT_EVERY * dataset.batch):
+    if too_few(dataset):
         raise DataError(
             f"{dataset.count} calibration samples are too few to hold some out and judge on them.",
             remedy=f"Give at least {max(FEWEST, HELD_OUT_EVERY * dataset.batch)} samples (100 and more work better).",

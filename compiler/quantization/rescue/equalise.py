@@ -8,7 +8,7 @@ output channel, so what is balanced is the activation's range against B's weight
 
 Source: M. Nagel et al. (2019), section 4.1, with ranges measured as in G. Xiao et al., "SmoothQuant" (2022). Clip(0, 6) is
 homogeneous below 6 only: a channel that meets the ceiling stays as it is, and none is scaled to meet it. HardSwish, Sigmoid
-and the like are not homogeneous and end the search.
+and the like are not homogeneous and end the search; swish.py crosses those that multiply by a gate.
 """
 
 from __future__ import annotations
@@ -87,20 +87,34 @@ def equalised(model: ir.Model, dataset: Dataset) -> tuple[ir.Model, list[Pair]]:
 
 def find_pairs(model: ir.Model) -> list[Pair]:
     """Pairs in graph order."""
-    found = [_pair_from(node) for node in model.graph if node.op_type in ("Conv", "Gemm")]
+    found = [_pair_from(node) for node in model.graph]
     return [pair for pair in found if pair is not None]
 
 
 def _pair_from(node: ir.Node) -> Pair | None:
-    if not _weights_are_its_own(node) or (node.op_type == "Gemm" and not _plain_gemm(node)):
+    if not is_layer(node):
         return None
-    between, value, clipped = node.outputs[0], node.outputs[0], False
-    while (reader := _only_reader(value)) is not None:
+    found = layer_behind(node.outputs[0])
+    if found is None:
+        return None
+    reader, between, clipped = found
+    return Pair(name_of(node), name_of(reader), value_name(between), clipped, bool(_grouped(reader)))
+
+
+def is_layer(node: ir.Node) -> bool:
+    """A Conv or Gemm whose weights nobody else reads, so that they may be rescaled."""
+    return node.op_type in ("Conv", "Gemm") and _weights_are_its_own(node) and _plain_gemm(node)
+
+
+def layer_behind(value: ir.Value) -> tuple[ir.Node, ir.Value, bool] | None:
+    """The only layer that reads ``value``, through what keeps scales; the last activation between; whether it is clipped.
+
+    None where there is no such layer, or its groups hold several channels.
+    """
+    between, clipped = value, False
+    while (reader := only_reader(value)) is not None:
         if reader.op_type in ("Conv", "Gemm"):
-            if not _weights_are_its_own(reader) or not _plain_gemm(reader) or _grouped(reader) is None:
-                return None
-            depthwise = bool(_grouped(reader))
-            return Pair(name_of(node), name_of(reader), value_name(between), clipped, depthwise)
+            return (reader, between, clipped) if is_layer(reader) and _grouped(reader) is not None else None
         if not _passes_scales(reader):
             return None
         clipped = clipped or reader.op_type == "Clip"
@@ -110,7 +124,8 @@ def _pair_from(node: ir.Node) -> Pair | None:
     return None
 
 
-def _only_reader(value: ir.Value) -> ir.Node | None:
+def only_reader(value: ir.Value) -> ir.Node | None:
+    """The node that alone reads ``value``, as its first input; None where the model gives it out."""
     uses = list(value.uses())
     if len(uses) != 1 or value.is_graph_output() or uses[0][1] != 0:
         return None
@@ -160,16 +175,16 @@ def _channels(model: ir.Model, names: list[str], dataset: Dataset) -> dict[str, 
     return found
 
 
-def factors(peak: NDArray[np.float64], reach: NDArray[np.float64], pair: Pair) -> NDArray[np.float64]:
-    """s [channels] from the channels' peaks and the reach max|W_B[:, c]| of the weights that read them.
+def factors(peak: NDArray[np.float64], weight: NDArray[np.float64], pair: Pair) -> NDArray[np.float64]:
+    """s [channels] from the channels' peaks and ``weight``, max|W_B[:, c]| of the weights that read them.
 
     The largest peak stays what it was, so that nothing but the balance changes.
     """
-    alive = (peak > 0) & (reach > 0)
+    alive = (peak > 0) & (weight > 0)
     if not alive.any():
         return np.ones_like(peak)
     s = np.ones_like(peak)
-    s[alive] = peak[alive] if pair.depthwise else np.sqrt(peak[alive] / reach[alive])
+    s[alive] = peak[alive] if pair.depthwise else np.sqrt(peak[alive] / weight[alive])
     s[alive] *= (peak[alive] / s[alive]).max() / peak[alive].max()
     s = np.clip(s, 1 / LARGEST_FACTOR, LARGEST_FACTOR)
     if pair.clipped:
@@ -179,12 +194,21 @@ def factors(peak: NDArray[np.float64], reach: NDArray[np.float64], pair: Pair) -
 
 
 def _rescale(graph: ir.Graph, first: ir.Node, second: ir.Node, pair: Pair, peak: NDArray[np.float64]) -> None:
+    rescale(graph, first, second, factors(peak, reach(second, pair.depthwise), pair), pair.depthwise)
+
+
+def reach(second: ir.Node, depthwise: bool) -> NDArray[np.float64]:
+    """max|W| over all weights of a layer that read an input channel, [channels]."""
+    tail = _weight(second)
+    axis = 0 if depthwise else 1 - _output_axis(second)
+    return np.asarray(np.abs(tail).max(axis=tuple(a for a in range(tail.ndim) if a != axis)), np.float64)
+
+
+def rescale(graph: ir.Graph, first: ir.Node, second: ir.Node, s: NDArray[np.float64], depthwise: bool) -> None:
+    """Divide the output channels of ``first`` by ``s`` [channels], and multiply what ``second`` reads of them."""
     head, tail = _weight(first), _weight(second)
-    head_axis, tail_axis = _output_axis(first), 0 if pair.depthwise else 1 - _output_axis(second)
-    reach = np.abs(tail).max(axis=tuple(a for a in range(tail.ndim) if a != tail_axis))
-    s = factors(peak, reach, pair)
-    _put(graph, first, 1, head / _along(s, head, head_axis))
-    _put(graph, second, 1, tail * _along(s, tail, tail_axis))
+    _put(graph, first, 1, head / _along(s, head, _output_axis(first)))
+    _put(graph, second, 1, tail * _along(s, tail, 0 if depthwise else 1 - _output_axis(second)))
     if len(first.inputs) > 2 and (bias := constant_of(first.inputs[2])) is not None:
         _put(graph, first, 2, np.broadcast_to(bias.astype(np.float64).reshape(-1), s.shape) / s)
 

@@ -24,8 +24,9 @@ from compiler.quantization.rescue.heads import split_heads
 from compiler.quantization.rescue.islands import keep_sensitive_in_float
 from compiler.quantization.rescue.knapsack import Sensitivity
 from compiler.quantization.rescue.norms import equalise_norms
-from compiler.quantization.rescue.ranges import better_ranges
+from compiler.quantization.rescue.ranges import better_ranges, biases_anew, ranges_anew
 from compiler.quantization.rescue.rounding import round_second_order
+from compiler.quantization.rescue.swish import equalise_swish
 from compiler.quantization.rescue.wide import widen_sensitive
 
 LOGGER = logging.getLogger(__name__)
@@ -36,6 +37,9 @@ RUNGS: Final[tuple[tuple[str, Rung], ...]] = (
     ("bias correction", correct_biases),
     ("equalisation", equalise_layers),  # calibrates anew and therefore brings its own bias correction
     ("equalisation through norms", equalise_norms),  # the same for transformers
+    ("equalisation through swish", equalise_swish),  # the same at the price of two more nodes
+    ("ranges anew", ranges_anew),  # only where one of the equalisations was kept: another net, as far as ranges go
+    ("bias correction anew", biases_anew),
     ("split heads", split_heads),  # before rounding, which would be for other layers
     ("second-order rounding", round_second_order),  # after equalisation, which changes the weights it rounds
     ("AdaRound", round_adaptively),  # learns the same choice; seconds per block instead of milliseconds
@@ -46,6 +50,7 @@ BOUGHT: Final = (
     "16-bit activations",
     "float islands",
 )  # rungs that cost time or bytes: the first budget that is enough ends them
+DEAR: Final = ("AdaRound", *BOUGHT)  # and those that take minutes
 # Without a goal to reach there is nothing to buy with more bytes: islands are then tried up to this share only.
 UNASKED_GROWTH = 0.05
 UNASKED_GAIN_DB = 1.0  # and more float nodes than before, which cost conversions at run time, have to bring this much
@@ -53,11 +58,15 @@ UNASKED_GAIN_DB = 1.0  # and more float nodes than before, which cost conversion
 
 @dataclass(frozen=True, slots=True)
 class Goals:
-    """What int8 has to reach on held-out samples; None asks nothing. ``climb_all``: try every rung, goals or not."""
+    """What int8 has to reach on held-out samples; None asks nothing.
+
+    ``climb_all``: try every rung, goals or not. ``cheap``: leave out those of DEAR.
+    """
 
     min_sqnr_db: float | None = None
     min_agreement: float | None = None
     climb_all: bool = False
+    cheap: bool = False
 
     @property
     def any(self) -> bool:
@@ -127,7 +136,8 @@ def climb(
     for name, rung in RUNGS:
         if goals.met(table.score) and not goals.climb_all:
             break
-        table.climb(name, rung)
+        if not (goals.cheap and name in DEAR):
+            table.climb(name, rung)
     best = table.best
     attempts = tuple(replace(a, pareto=_on_front(a, table.attempts)) for a in table.attempts)
     met, measured = goals.met(table.score), tuple(bench.sensitivity)

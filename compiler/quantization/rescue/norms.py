@@ -1,7 +1,8 @@
 """Equalisation through normalisations: the same function, with a normalisation's channels of like range behind it.
 
 A layer norm ends in gain * x + bias per channel, so gain[c] and bias[c] may be divided and the input column c of every matrix
-that reads the result multiplied by s[c] > 0, without a change in what the model computes:
+that reads the result multiplied by s[c] > 0, without a change in what the model computes. RMS norms, which the hub has in single
+operators, and layer norms that a source wrote out end in a multiplication by the gain and perhaps an addition of the bias:
 
     s[c] = peak[c]**a / max|W[:, c]|**(1 - a), over all matrices W that read it
 
@@ -25,9 +26,9 @@ from compiler.passes.edit import integer, refold, static_shape
 from compiler.pruning.activations import stream
 from compiler.quantization.rescue.bias import correct_biases
 from compiler.quantization.rescue.candidate import Bench, Candidate, candidate
+from compiler.quantization.rescue.equalise import only_reader
 from compiler.quantization.structure import constant_of, name_of, value_name
 
-GAINED: Final = ("LayerNormalization", "RMSNormalization")  # input 1 is the gain, input 2, if any, the bias
 STRENGTHS: Final = (0.5, 0.75)
 LARGEST_FACTOR: Final = 1e4
 SAMPLES: Final = 128
@@ -35,9 +36,9 @@ SAMPLES: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class Joint:
-    """Names of a normalisation, of its result, and of the Gemm and MatMul nodes that alone read it."""
+    """``scaled``: (node, input) of the gain and of the bias; ``readers``: the Gemm and MatMul nodes that alone read ``between``."""
 
-    norm: str
+    scaled: tuple[tuple[str, int], ...]
     between: str
     readers: tuple[str, ...]
 
@@ -63,7 +64,8 @@ def equalised_norms(model: ir.Model, joints: list[Joint], dataset: Dataset, stre
     nodes = {name_of(node): node for node in result.graph}
     for joint in joints:
         readers = [nodes[name] for name in joint.readers]
-        _rescale(result.graph, nodes[joint.norm], readers, seen[joint.between].peak, strength)
+        scaled = [(nodes[name], index) for name, index in joint.scaled]
+        _rescale(result.graph, scaled, readers, seen[joint.between].peak, strength)
     return result
 
 
@@ -71,20 +73,54 @@ def find_joints(model: ir.Model) -> list[Joint]:
     """In graph order."""
     found = []
     for node in model.graph:
-        readers = _readers(node.outputs[0]) if node.op_type in GAINED and _scales_channels(node) else None
+        scaled = _scaled(node)
+        last = scaled[-1][0] if scaled else node
+        readers = _readers(last.outputs[0]) if scaled else None
         if readers:
-            found.append(Joint(name_of(node), value_name(node.outputs[0]), tuple(map(name_of, readers))))
+            places = tuple((name_of(one), index) for one, index in scaled)
+            found.append(Joint(places, value_name(last.outputs[0]), tuple(map(name_of, readers))))
     return found
 
 
-def _scales_channels(node: ir.Node) -> bool:
-    """Whether it normalises over the last axis alone, by a gain and a bias that nobody else reads."""
-    shape = static_shape(node.outputs[0])
-    if shape is None or integer(node, "axis", -1) % len(shape) != len(shape) - 1:
+def _scaled(node: ir.Node) -> list[tuple[ir.Node, int]]:
+    """The gain and the bias of a normalisation that ends with ``node``, or with the Add behind it; empty if it is none.
+
+    Both are per channel of the last axis and read by nobody else.
+    """
+    if node.op_type == "LayerNormalization":
+        shape = static_shape(node.outputs[0])
+        last = shape is not None and integer(node, "axis", -1) % len(shape) == len(shape) - 1
+        places = [(node, index) for index, v in enumerate(node.inputs) if index and v is not None]
+        return places if last and all(_is_vector(*place) for place in places) else []
+    gain = _vector_of(node, "Mul")
+    if gain is None:
+        return []
+    reader = only_reader(node.outputs[0]) or _second_reader(node.outputs[0])
+    bias = None if reader is None else _vector_of(reader, "Add")
+    return [(node, gain)] if bias is None or reader is None else [(node, gain), (reader, bias)]
+
+
+def _vector_of(node: ir.Node, op_type: str) -> int | None:
+    """Which input of ``node`` is a constant per channel; the other holds data."""
+    if node.domain or node.op_type != op_type:
+        return None
+    found = [index for index in (0, 1) if _is_vector(node, index)]
+    return found[0] if len(found) == 1 and constant_of(node.inputs[1 - found[0]]) is None else None
+
+
+def _is_vector(node: ir.Node, index: int) -> bool:
+    """Whether the input is a constant along the last axis of the node's output, which nobody else reads."""
+    value, shape = node.inputs[index], static_shape(node.outputs[0])
+    array = constant_of(value)
+    if array is None or value is None or not shape or not _unshared(value):
         return False
-    parameters = [v for v in node.inputs[1:] if v is not None]
-    arrays = [constant_of(v) if _unshared(v) else None for v in parameters]
-    return bool(arrays) and all(a is not None and a.shape == shape[-1:] for a in arrays)
+    return array.ndim > 0 and array.ndim <= len(shape) and array.size == array.shape[-1] == shape[-1]
+
+
+def _second_reader(value: ir.Value) -> ir.Node | None:
+    """The node that alone reads ``value``, as its second input: Add commutes."""
+    uses = list(value.uses())
+    return uses[0].node if len(uses) == 1 and uses[0].idx == 1 and not value.is_graph_output() else None
 
 
 def _readers(value: ir.Value) -> list[ir.Node] | None:
@@ -135,18 +171,22 @@ def factors(peak: NDArray[np.float64], reach: NDArray[np.float64], strength: flo
 
 
 def _rescale(
-    graph: ir.Graph, norm: ir.Node, readers: list[ir.Node], peak: NDArray[np.float64], strength: float
+    graph: ir.Graph,
+    scaled: list[tuple[ir.Node, int]],
+    readers: list[ir.Node],
+    peak: NDArray[np.float64],
+    strength: float,
 ) -> None:
     weights = [_by_input(reader) for reader in readers]
     reach = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0)
     s = factors(peak, reach, strength)
-    for index in range(1, len(norm.inputs)):
-        parameter = constant_of(norm.inputs[index])
-        if parameter is not None:
-            _put(graph, norm, index, parameter.astype(np.float64) / s)
+    for node, index in scaled:
+        parameter = constant_of(node.inputs[index])
+        assert parameter is not None
+        _put(graph, node, index, parameter.astype(np.float64) / s)
     for reader, weight in zip(readers, weights, strict=True):
-        scaled = weight * s[:, None]
-        _put(graph, reader, 1, scaled.T if integer(reader, "transB", 0) else scaled)
+        wider = weight * s[:, None]
+        _put(graph, reader, 1, wider.T if integer(reader, "transB", 0) else wider)
 
 
 def _by_input(node: ir.Node) -> NDArray[np.float64]:

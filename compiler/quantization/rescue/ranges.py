@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from compiler.calibration.collect import collect_by
 from compiler.calibration.observers import OBSERVERS
+from compiler.quantization.rescue.bias import correct_biases
 from compiler.quantization.rescue.candidate import Bench, Candidate, candidate
 
 
@@ -22,3 +23,15 @@ def better_ranges(start: Candidate, bench: Bench) -> Iterator[tuple[str, Candida
                     f"observer {observer}, weights {weights}",
                     candidate(start.reference, bench.train, options, found[observer]),
                 )
+
+
+def ranges_anew(start: Candidate, bench: Bench) -> Iterator[tuple[str, Candidate]]:
+    """As ``better_ranges``, once the float hub has been rescaled: what suited a net that had collapsed need not suit this one."""
+    if start.reference is not bench.hub:
+        yield from better_ranges(start, bench)
+
+
+def biases_anew(start: Candidate, bench: Bench) -> Iterator[tuple[str, Candidate]]:
+    """Biases for the ranges that were chosen anew."""
+    if start.reference is not bench.hub and not start.overrides:
+        yield from correct_biases(start, bench)

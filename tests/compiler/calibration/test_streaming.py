@@ -15,6 +15,7 @@ from compiler.calibration.arrays import array_names, read_arrays
 from compiler.calibration.data import load_dataset
 from compiler.calibration.dataset import make_dataset
 from compiler.calibration.samples import Spool, chosen_samples, turned_samples
+from compiler.calibration.tables import read_table
 from compiler.errors import DataError
 from runtimes.session import Array, Samples, TensorSpec
 
@@ -87,6 +88,24 @@ def test_a_digest_does_not_depend_on_the_pieces(tmp_path: Path, monkeypatch: pyt
     assert load_dataset(str(tmp_path / "x.npz"), inputs).digest == at_once.digest
     assert at_once.digest == make_dataset({"x": ROWS}, inputs, where="t").digest
     assert at_once.select([1, 2]).digest != at_once.select([2, 1]).digest
+
+
+def test_tables_are_read_in_pieces_whatever_the_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    inputs = (TensorSpec("x", "float32", (1, 3)),)
+    rows = np.random.default_rng(0).normal(size=(900, 3)).astype(np.float32)
+    columns = {f"x[{i}]": rows[:, i].tolist() for i in range(3)} | {"label": (np.arange(900) % 7).tolist()}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet", row_group_size=250)
+    lines = (",".join(map(str, row)) for row in zip(*columns.values(), strict=True))
+    (tmp_path / "t.csv").write_text("\n".join([",".join(columns), *lines]))
+    monkeypatch.setattr("compiler.calibration.tables.ROWS", 64)
+    for name in ("t.parquet", "t.csv"):
+        assert max(len(chunk) for key, chunk in read_table(tmp_path / name, inputs).chunks if key == "x") == 64
+    monkeypatch.setattr("compiler.calibration.samples.IN_MEMORY_BYTES", 0)
+    loaded = [load_dataset(str(tmp_path / name), inputs) for name in ("t.parquet", "t.csv")]
+    assert loaded[0].digest == loaded[1].digest and not isinstance(loaded[0].feeds["x"], np.ndarray)
+    np.testing.assert_array_equal(loaded[0].feeds["x"][:], rows)
 
 
 def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

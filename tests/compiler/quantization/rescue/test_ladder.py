@@ -14,10 +14,12 @@ import pytest
 from compiler.errors import DataError
 from compiler.exporters import EXPORTERS
 from compiler.exporters.base import ExportOptions
-from compiler.gates import answers_gate, sqnr_gate
+from compiler.gates import answers_gate, saturation_gate, sqnr_gate
 from compiler.passes.serialize import to_bytes
 from compiler.quantization.plan import QuantizeOptions
-from compiler.quantization.rescue.ladder import Climb, Goals, climb
+from compiler.quantization.rescue import ladder
+from compiler.quantization.rescue.collapse import COLLAPSED_DB, quantize_or_rescue
+from compiler.quantization.rescue.ladder import DEAR, Climb, Goals, climb
 from compiler.request import BuildRequest, plan_build
 from compiler.verification.metrics import parity
 from profiles.schema import Precision
@@ -88,8 +90,8 @@ def test_islands_lower_to_every_format(name: str, tmp_path: Path) -> None:
     assert exporter.export(found.best.model, target, options).path.exists()
 
 
-def _request(folder: Path, count: int = 48) -> BuildRequest:
-    model = uneven_net(ratio=1000.0)
+def _request(folder: Path, count: int = 48, ratio: float = 1000.0) -> BuildRequest:
+    model = uneven_net(ratio=ratio)
     onnx.save(ir.to_proto(model), folder / "net.onnx")
     np.savez(folder / "data.npz", image=samples(model, count).feeds["image"])
     return BuildRequest(
@@ -110,9 +112,9 @@ def test_a_build_rescues_reports_and_passes_its_gate(tmp_path: Path) -> None:
     report = build(replace(request, min_sqnr=20.0))
     assert report.ok, [g for g in report.gates if not g.ok]
     document = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
-    ladder = document["quantization"]["ladder"]
-    assert ladder[0]["rung"] == "start"
-    assert ladder[0]["sqnr_db"] < 20.0
+    tried = document["quantization"]["ladder"]
+    assert tried[0]["rung"] == "start"
+    assert tried[0]["sqnr_db"] < 20.0
     section = document["quantization"]
     order = [a["node"] for a in section["activations"]]
     assert set(order) == set(section["sqnr_db"])
@@ -127,12 +129,53 @@ def test_a_build_rescues_reports_and_passes_its_gate(tmp_path: Path) -> None:
     assert "equalisation" in page
 
 
-def test_without_goals_a_build_does_not_climb(tmp_path: Path) -> None:
+def test_without_goals_a_build_climbs_where_int8_collapses_and_nowhere_else(tmp_path: Path) -> None:
     from compiler.pipeline import build
 
+    (tmp_path / "hard").mkdir()
+    (tmp_path / "easy").mkdir()
+    hard = build(_request(tmp_path / "hard"))
+    easy = build(_request(tmp_path / "easy", ratio=1.0))
+    assert hard.quantization is not None and easy.quantization is not None
+    assert "ladder" not in easy.quantization
+    tried = hard.quantization["ladder"]
+    assert tried[0]["sqnr_db"] < COLLAPSED_DB <= max(a["sqnr_db"] for a in tried if a["kept"])
+    assert not {a["rung"] for a in tried} & set(DEAR)
+    assert all(a.parity.snr_db > COLLAPSED_DB for a in (*hard.artifacts, *easy.artifacts))
+    assert not any("collapses" in warning for warning in (*hard.warnings, *easy.warnings))
+
+
+def test_a_collapse_that_nothing_cheap_mends_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from compiler.pipeline import build
+
+    monkeypatch.setattr(ladder, "RUNGS", ())
     report = build(_request(tmp_path))
+    assert report.ok
+    said = next(warning for warning in report.warnings if "collapses" in warning)
+    assert "dB" in said and "--effort high" in said
+    asked = build(replace(_request(tmp_path), min_sqnr=1e-3, output=tmp_path / "asked"))
+    assert not any("collapses" in warning for warning in asked.warnings)
+
+
+def test_plain_int8_stays_where_the_rungs_bring_nothing() -> None:
+    model = uneven_net(ratio=1000.0)
+    found = quantize_or_rescue(model, samples(model), QuantizeOptions(), lowers=lambda _: "no kernel")
+    assert found.climb is not None and found.reference is model
+    assert found.quantized.calibration.samples == samples(model).count  # all of them, none held out
+
+
+def test_the_saturation_gate_names_the_worst_activation(tmp_path: Path) -> None:
+    from compiler.pipeline import build
+
+    for limit, ok in ((0.0, False), (0.5, True)):
+        report = build(replace(_request(tmp_path, ratio=1.0), max_saturation=limit, output=tmp_path / f"{ok}"))
+        gates = [g for g in report.gates if g.name == "max-saturation"]
+        assert len(gates) == len(report.artifacts)
+        assert all(g.ok is ok for g in gates) and report.ok is ok
     assert report.quantization is not None
-    assert "ladder" not in report.quantization
+    shares = report.quantization["saturated_share"]
+    assert max(shares, key=lambda node: shares[node]) in gates[0].reason
+    assert saturation_gate("a", {}, 0.0).ok
 
 
 def test_too_few_samples_for_high_effort_are_refused(tmp_path: Path) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
 from compiler.calibration.dataset import Dataset, make_dataset
 from compiler.hub_session import open_hub
 from compiler.hubfacts import hub_inputs
+from compiler.importers import import_model
+from compiler.importers.base import ImportOptions
+from compiler.passes import clean_up
 from compiler.quantization.plan import QuantizeOptions
 from compiler.quantization.rescue.candidate import candidate, make_bench
 from compiler.quantization.rescue.ladder import Goals, climb
@@ -19,17 +25,34 @@ from tests.compiler.hub_models import hub
 OUTLIERS = (1, 5)
 NET = """
 net (float[1, 4, 8] x) => (float[1, 4, 6] y, float[4, 6] z) {
-  n = LayerNormalization AXIS (x, gain, bias)
+  NORM
   READERS
 }
 """
+LAYER = "n = LayerNormalization AXIS (x, gain, bias)"
+RMS = """squares = Mul (x, x)
+  power = ReduceMean <keepdims = 1> (squares, last)
+  safe = Add (power, epsilon)
+  root = Sqrt (safe)
+  unit = Div (x, root)
+  n = Mul (unit, gain)"""
+WRITTEN_OUT = """mean = ReduceMean <keepdims = 1> (x, last)
+  centred = Sub (x, mean)
+  squares = Mul (centred, centred)
+  power = ReduceMean <keepdims = 1> (squares, last)
+  safe = Add (power, epsilon)
+  root = Sqrt (safe)
+  unit = Div (centred, root)
+  grown = Mul (gain, unit)
+  n = Add (bias, grown)"""
+NORMS = {"layer": LAYER, "rms": RMS, "written out": WRITTEN_OUT}
 TWO = """y = MatMul (n, w1)
   rows = Reshape (n, shape)
   z = Gemm <transB = 1> (rows, w2, b2)"""
 SHOWN = "y = MatMul (n, w1)\n  doubled = Add (n, n)\n  r = MatMul (doubled, w3)\n  z = Reshape (r, shape6)"
 
 
-def net(readers: str = TWO, axis: str = "<axis = -1>") -> ir.Model:
+def net(readers: str = TWO, axis: str = "<axis = -1>", norm: str = LAYER) -> ir.Model:
     """Two of eight channels are a hundred times as wide as the others, and their weights a hundredth."""
     rng = np.random.default_rng(0)
     wide = np.where(np.isin(np.arange(8), OUTLIERS), 100.0, 1.0)
@@ -40,9 +63,14 @@ def net(readers: str = TWO, axis: str = "<axis = -1>") -> ir.Model:
         "w2": rng.standard_normal((6, 8)) / wide,
         "w3": rng.standard_normal((8, 6)) / wide[:, None],
         "b2": rng.standard_normal(6),
+        "row": rng.uniform(0.5, 1.5, (4, 1)),
     }
-    text = NET.replace("READERS", readers).replace("AXIS", axis)
+    text = NET.replace("READERS", readers).replace("NORM", norm).replace("AXIS", axis)
+    if "epsilon" in text:
+        arrays["epsilon"] = np.asarray(1e-5)
     used = {name: np.asarray(a, np.float32) for name, a in arrays.items() if name in text}
+    if "last)" in text:
+        used["last"] = np.asarray([-1], np.int64)
     if "shape)" in text:
         used["shape"] = np.asarray([4, 8], np.int64)
     if "shape6" in text:
@@ -61,9 +89,10 @@ def outputs(model: ir.Model, samples: Dataset, *taps: str) -> dict[str, Array]:
         return dict(run_dataset(session, samples.feeds))
 
 
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("strength", [0.5, 0.75])
-def test_the_function_stays_and_the_channels_become_even(strength: float) -> None:
-    model = net()
+def test_the_function_stays_and_the_channels_become_even(strength: float, norm: str) -> None:
+    model = net(norm=NORMS[norm])
     samples, joints = data(model), find_joints(model)
     assert len(joints) == 1 and len(joints[0].readers) == 2
     result = equalised_norms(model, joints, samples, strength)
@@ -84,8 +113,36 @@ def test_only_norms_whose_every_reader_can_take_the_factors_are_joints(model: ir
     assert bool(find_joints(model)) == fits
 
 
-def test_the_rung_gains_what_outliers_cost() -> None:
-    model = net()
+@pytest.mark.parametrize(
+    "norm",
+    [
+        RMS.replace("gain", "row"),  # per row instead of per channel
+        RMS.replace("unit, gain", "unit, x"),  # no constant
+        WRITTEN_OUT.replace("gain", "row"),
+        WRITTEN_OUT.replace("gain, unit", "x, unit"),
+    ],
+)
+def test_near_misses_of_written_out_norms_are_left_alone(norm: str) -> None:
+    assert not find_joints(net(norm=norm))
+
+
+def test_the_operator_of_opset_23_is_a_joint_once_it_is_imported(tmp_path: Path) -> None:
+    text = """<ir_version: 11, opset_import: ["" : 23]>
+    net (float[1, 4, 8] x) => (float[1, 4, 6] y) {
+      n = RMSNormalization <axis = -1> (x, gain)
+      y = MatMul (n, w)
+    }"""
+    proto = onnx.parser.parse_model(text)
+    for name, shape in (("gain", (8,)), ("w", (8, 6))):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.full(shape, 0.5, np.float32), name))
+    onnx.save(proto, tmp_path / "net.onnx")
+    model = clean_up(import_model(str(tmp_path / "net.onnx"), ImportOptions(batch=1)).model)
+    assert len(find_joints(model)) == 1
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_rung_gains_what_outliers_cost(norm: str) -> None:
+    model = net(norm=NORMS[norm])
     bench = make_bench(model, data(model))
     start = candidate(model, bench.train, QuantizeOptions())
     scores = [bench.score(made.quantized().model).sqnr_db for _, made in equalise_norms(start, bench)]
