@@ -106,7 +106,8 @@ def _lower(model: ir.Model, options: ExportOptions) -> _Lowered:
     if not options.precision.needs_data:
         options = replace(options, integer_io=None)
     weights = _WEIGHTS.get(options.precision, Weights.FOLDED)
-    context = LoweringContext(GraphWriter(), float16=options.precision is Precision.FP16, weights=weights)
+    half, free = options.precision is Precision.FP16, options.rebatch is not None
+    context = LoweringContext(GraphWriter(), float16=half, weights=weights, free_batch=free)
     lowered = _Lowered(context, [], [], [])
     graph, opset = model.graph, model.opset_imports.get("", 1)
     for name, value in graph.initializers.items():

@@ -97,9 +97,17 @@ class GraphWriter:
     def name(self, tensor: Tensor) -> str:
         return self._names[tensor.index]
 
-    def tensor(self, name: str, shape: Sequence[int], dtype: np.dtype[Any], quant: QuantParams | None = None) -> Tensor:
+    def tensor(
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype: np.dtype[Any],
+        quant: QuantParams | None = None,
+        *,
+        variable: bool = False,
+    ) -> Tensor:
         """A tensor that an operator fills, or an input."""
-        return self._add(name, Tensor(len(self._tensors), tuple(shape), dtype, quant))
+        return self._add(name, Tensor(len(self._tensors), tuple(shape), dtype, quant, variable=variable))
 
     def constant(self, name: str, data: Array, quant: QuantParams | None = None) -> Tensor:
         """A constant. Equal content shares one buffer; equal constants share one tensor."""
@@ -270,7 +278,7 @@ class GraphWriter:
         if signature is not None:
             table.shapeSignature = list(signature)
         table.type = int(getattr(self._fb.TensorType, _TYPES[tensor.dtype.name]))
-        table.hasRank = True
+        table.hasRank, table.isVariable = True, tensor.variable
         if tensor.data is not None:
             table.buffer = self._buffer_of[_digest(tensor.data)]
         if tensor.quant is not None:
