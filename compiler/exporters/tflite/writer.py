@@ -179,12 +179,17 @@ class GraphWriter:
         self._tensors[index] = replace(self._tensors[index], shape=data.shape, data=data)
 
     def floating(self, types: Sequence[np.dtype[Any]]) -> list[str]:
-        """The nodes, each once, whose operators read or write a tensor of one of ``types`` and do not just convert it."""
+        """The nodes, each once, whose operators read or write a tensor of one of ``types`` and do not just convert it.
+
+        Those of subgraphs included.
+        """
         found: dict[str, None] = {}
         for operation in self.operations:
             touched = [tensor for tensor in (*operation.inputs, *operation.outputs) if tensor is not None]
             if operation.code not in ("QUANTIZE", "DEQUANTIZE") and any(tensor.dtype in types for tensor in touched):
                 found[operation.origin] = None
+        for child in self._children():
+            found |= dict.fromkeys(child.writer.floating(types))
         return list(found)
 
     def finish(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from compiler.exporters.tflite.ops import (
     activation,
     binary,
+    branches,
     convolution,
     indexing,
     integers,
@@ -25,6 +26,7 @@ from compiler.exporters.tflite.ops import (
 __all__ = [
     "activation",
     "binary",
+    "branches",
     "convolution",
     "indexing",
     "integers",

@@ -114,6 +114,26 @@ def test_one_buffer_for_a_constant_of_several_graphs(tmp_path: Path) -> None:
 def test_a_body_without_a_form_is_named_with_its_node(tmp_path: Path) -> None:
     text = SWAP.replace("float[2] t, float[2] s) { }", "float[2] t, float[2] k) { [odd] k = Bernoulli (s) }")
     assert text != SWAP
-    with pytest.raises(UnsupportedModel, match="in its body, Bernoulli 'odd'") as caught:
+    with pytest.raises(UnsupportedModel, match="in the body of 'loop': ") as caught:
         _file(text, tmp_path)
-    assert [(r.node, r.op_type) for r in caught.value.refusals] == [("loop", "Loop")]
+    assert [(r.node, r.op_type) for r in caught.value.refusals] == [("odd", "Bernoulli")]
+
+
+# The body's operators have no builtin of their own: Celu is a function of the standard, LpNormalization one of ours.
+DECOMPOSED = """
+<ir_version: 10, opset_import: ["": 21]>
+g (int64 n, float[1, 4] x) => (float[1, 4] y) {
+  [loop] y = Loop (n, , x) <body = b (int64 i, bool go, float[1, 4] s) => (bool go, float[1, 4] t) {
+    [celu] c = Celu <alpha = 0.5> (s)
+    [norm] l = LpNormalization <axis = 1, p = 2> (c)
+    [add] t = Add (l, x)
+  }>
+}
+"""
+
+
+def test_a_body_is_decomposed_like_the_graph(tmp_path: Path) -> None:
+    path = _file(DECOMPOSED, tmp_path)
+    x = np.asarray([[0.3, -1.2, 0.8, 2.0]], np.float32)
+    for steps in (0, 1, 5):
+        _same(DECOMPOSED, path, {"n": np.asarray(steps, np.int64), "x": x})

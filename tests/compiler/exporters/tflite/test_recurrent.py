@@ -62,8 +62,9 @@ def recurrent(
         name="net",
         hidden_size=HIDDEN,
         direction=direction,
-        **({} if activations is None else {"activations": activations}),
     )
+    if activations is not None:
+        node.attribute.append(helper.make_attribute("activations", activations))
     initializers = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
     graph = helper.make_graph([node], "g", inputs, outputs, initializers)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
