@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Starting a subgraph and copying its operands must be worth it: multiply-adds, or elements where there are none, by which the
 # work behind the condition must exceed COPIED times the elements that go in and come out.
-MIN_WORK, COPIED = 100_000, 4
+MIN_WORK, COPIED = 20_000, 4
 SIDES = (1, 2)  # Where's operands: if true, if false
 _CONTRACTIONS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
 

@@ -31,6 +31,7 @@ from compiler.exporters.tflite.ops.subgraphs import (
 from compiler.exporters.tflite.table import lowers
 from compiler.exporters.tflite.tensors import Tensor
 from compiler.exporters.tflite.writer import GraphWriter, Subgraph
+from compiler.passes.carried import constant_steps
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -55,7 +56,8 @@ def loop(context: LoweringContext, node: ir.Node) -> None:
     """Raises Unsupported: the steps collect values or change shapes. RefusedInside: the body holds what cannot be expressed."""
     body: ir.Graph = node.attributes["body"].as_graph()
     states = [value for value in node.inputs[2:] if value is not None]
-    if len(node.outputs) != len(states):
+    collected = node.outputs[len(states) :]
+    if collected and not constant_steps(node):
         raise Unsupported("it collects values over a number of steps that is known at run time alone", FIXED)
     captured = free_values(body)
     if not all(context.is_known(value) for value in captured):
@@ -66,12 +68,15 @@ def loop(context: LoweringContext, node: ir.Node) -> None:
     orders = [order_of(context, value) for value in states]
     for value, inner, order in zip(states, body.inputs[2:], orders, strict=True):
         _carry(context, child, value, inner, order, operands)
+    for value in collected:
+        _hold(context, child, value, operands)
     around = capture(context, captured)
     operands.outside += [one.tensor for one in around]
     operands.inside += enter(child, around)
     lower_inside(child, body, f"in the body of {node.name!r}")
     _advance(child, node, body, orders, operands)
     results = [context.writer.tensor(f"{node.name}/while", t.shape, t.dtype, t.quant) for t in operands.outside]
+    orders += [layout.identity(len(shape_of(value))) for value in collected]
     for value, tensor, order in zip(node.outputs, results[3:], orders, strict=False):
         if value.name:
             context.writer.rename(tensor, name_of(value))
@@ -113,6 +118,32 @@ def _carry(
     operands.inside += enter(child, [Captured(inner, tensor, order)])
 
 
+def _hold(context: LoweringContext, child: LoweringContext, value: ir.Value, operands: _Operands) -> None:
+    """A tensor [steps, ...] for what the steps give, which each of them gets and changes."""
+    shape, dtype = shape_of(value), dtype_of(value)
+    name = value.name or f"{context.node}/unread"
+    room = context.writer.tensor(f"{name}/room", shape, dtype)
+    sizes = context.literal(np.asarray(shape, np.int32), "sizes")
+    context.emit("FILL", [sizes, context.literal(np.zeros((), dtype), "nothing")], [room], "FillOptions")
+    operands.outside.append(room)
+    operands.inside.append(child.writer.tensor(name, shape, dtype))
+
+
+def _put(child: LoweringContext, value: ir.Value, step: Tensor, room: Tensor) -> Tensor:
+    """``room`` with this step's ``value`` in its place."""
+    item = child.read(value, layout.identity(len(shape_of(value))))
+    if (*room.shape[1:],) != item.shape:
+        raise Unsupported(f"the shape of {value.name!r} changes between steps", FIXED)
+    rank = len(room.shape)
+    number = child.writer.tensor(f"{child.node}/number", ONE, np.dtype(np.int32))
+    child.emit("CAST", [step], [number], None, to=number.dtype)
+    place = child.writer.tensor(f"{child.node}/place", (rank,), number.dtype)
+    child.emit("PAD", [number, child.literal(np.asarray([[0, rank - 1]], np.int32), "zeros")], [place], "PadOptions")
+    result = child.temporary(room.shape, room)
+    child.emit("DYNAMIC_UPDATE_SLICE", [room, child.reshape(item, (1, *item.shape)), place], [result])
+    return result
+
+
 def _advance(
     child: LoweringContext, node: ir.Node, body: ir.Graph, orders: Sequence[Perm], operands: _Operands
 ) -> None:
@@ -123,10 +154,12 @@ def _advance(
     child.emit("ADD", [step, child.literal(np.ones(ONE, STEPS), "one")], [following], "AddOptions")
     go = leave(child, body.outputs[0], layout.identity(len(shape_of(body.outputs[0]))), operands.inside)
     operands.after = [following, steps, child.reshape(go, ONE)]
-    for value, given, order in zip(body.outputs[1:], body.inputs[2:], orders, strict=True):
+    for value, given, order in zip(body.outputs[1:], body.inputs[2:], orders, strict=False):
         if shape_of(value) != shape_of(given) or dtype_of(value) != dtype_of(given):
             raise Unsupported(f"the type or shape of {given.name!r} changes between steps", FIXED)
         operands.after.append(leave(child, value, order, [*operands.inside, *operands.after]))
+    for value in body.outputs[1 + len(orders) :]:
+        operands.after.append(_put(child, value, step, operands.inside[len(operands.after)]))
     operands.after += operands.inside[len(operands.after) :]
 
 
