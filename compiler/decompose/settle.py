@@ -65,17 +65,23 @@ def _same_nodes(first: Attempt, last: Attempt) -> bool:
 
 
 def decompose(model: ir.Model, names: Collection[str]) -> set[str]:
-    """Replace the nodes called ``names`` in place; returns those that could not be."""
+    """Replace the nodes called ``names`` in place, in bodies and branches too; returns those that could not be."""
     failed = set(names)
-    for node in list(model.graph):
-        if node.name not in failed:
+    for node in list(model.graph.all_nodes()):
+        if node.name not in failed or node.graph is None:
             continue
         replacement = _expanded(node)
         if replacement is not None:
-            _splice(model.graph, node, replacement)
+            _splice(_graph_of(node), node, replacement)
             failed.discard(node.name)
             log.debug("decomposed %s %r", node.op_type, node.name)
     return failed
+
+
+def _graph_of(node: ir.Node) -> ir.Graph:
+    graph = node.graph
+    assert isinstance(graph, ir.Graph), "a hub has no functions"
+    return graph
 
 
 def _expanded(node: ir.Node) -> ir.Model | None:

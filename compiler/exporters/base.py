@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from compiler.errors import Refusal
+from compiler.hub import HUB_OPSET
 from profiles.schema import IntegerIO, Precision
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ def signature(node: ir.Node) -> str:
     """What a refusal says about a node: "opset 21, FLOAT[1,3,8,8], FLOAT[4,3,3,3] -> FLOAT[1,4,6,6]"."""
     opset = None if node.graph is None else node.graph.opset_imports.get(node.domain)
     version = opset if node.version is None else node.version
+    if version is None and not node.domain:  # in the graph of another node, which imports nothing itself
+        version = HUB_OPSET
     read = ", ".join(_typed(value) for value in node.inputs)
     return f"{node.domain or 'opset'} {version}, {read} -> {', '.join(_typed(v) for v in node.outputs)}"
 

@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from compiler.errors import ExtraMissing, SourceError
 from compiler.passes.base import PassResult
+from compiler.passes.carried import keep_carried_shapes
 from compiler.passes.serialize import from_bytes, to_bytes
 
 
@@ -54,6 +55,7 @@ class InferShapes:
             ) from error
         after = from_bytes(inferred.SerializeToString(deterministic=True))
         _restore_unknown_outputs(after, model)
+        after = keep_carried_shapes(after)
         return PassResult(after, to_bytes(after) != before)
 
 

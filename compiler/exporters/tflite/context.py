@@ -79,8 +79,11 @@ class QuantizedConstant:
 class LoweringContext:
     """State of one export: which tensor holds each value, what was inserted, and what is to be reported."""
 
-    def __init__(self, writer: GraphWriter, *, float16: bool, weights: Weights = Weights.FOLDED) -> None:
+    def __init__(
+        self, writer: GraphWriter, *, float16: bool, weights: Weights = Weights.FOLDED, free_batch: bool = False
+    ) -> None:
         self.writer = writer
+        self.free_batch = free_batch  # whether the file is to take every batch size
         self.notes: list[str] = []
         self.transposes = 0
         self.skipped: set[str] = set()  # names of nodes that another one absorbed
@@ -92,6 +95,11 @@ class LoweringContext:
         self._root: dict[int, Tensor] = {}  # a reshaped tensor -> the tensor whose memory it shows
         self._cache: dict[tuple[object, ...], Tensor] = {}
         self._node = self._op_type = ""
+
+    @property
+    def node(self) -> str:
+        """The name of the node that is being lowered."""
+        return self._node
 
     # ------------------------------------------------------------------ the driver's side
 
@@ -128,7 +136,7 @@ class LoweringContext:
 
     def child(self) -> LoweringContext:
         """The context of a subgraph: a writer of its own, nothing known yet."""
-        return LoweringContext(GraphWriter(), float16=self._float16, weights=self._weights)
+        return LoweringContext(GraphWriter(), float16=self._float16, weights=self._weights, free_batch=self.free_batch)
 
     def inherit(self, outer: LoweringContext, value: ir.Value) -> None:
         """Know the constant ``value`` of the graph around this one."""

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from compiler.decompose import settle
 from compiler.errors import Refusal, UnsupportedModel
-from compiler.exporters.base import ExportOptions, ExportResult, signature
-from compiler.exporters.tflite import layout
-from compiler.exporters.tflite.context import LoweringContext, Unsupported, dtype_of, name_of, shape_of
+from compiler.exporters.base import ExportOptions, ExportResult
+from compiler.exporters.tflite.context import LoweringContext, Unsupported, name_of
+from compiler.exporters.tflite.driver import lower_nodes
 from compiler.exporters.tflite.dynamic import free_batch
 from compiler.exporters.tflite.interface import Port, input_port, islands, output_ports
+from compiler.exporters.tflite.lazy import skip_unneeded
 from compiler.exporters.tflite.relayout import Relayout, relayout
-from compiler.exporters.tflite.table import TFLITE
 from compiler.exporters.tflite.tensors import Weights
 from compiler.exporters.tflite.writer import MAX_FILE_BYTES, GraphWriter
 from profiles.schema import Precision
@@ -33,7 +33,6 @@ _WEIGHTS = {
     Precision.INT8_DYNAMIC: Weights.HYBRID,
 }
 LISTED_TRANSPOSES = 6
-REPLACE = "Replace it in the source, or leave out this format with --format."
 
 
 @dataclass(slots=True)
@@ -88,7 +87,8 @@ def _layout_notes(laid: Relayout) -> list[str]:
 
 def lower(model: ir.Model, options: ExportOptions) -> _Lowered:
     """The model in memory, as each operator alone would have it: axis orders are not assigned yet. With refusals, incomplete."""
-    return settle(model, lambda attempt: _lower(attempt, options))
+    free = options.rebatch is not None  # then subgraphs, whose shapes are fixed, serve nobody
+    return settle(model, lambda attempt: _lower(attempt if free else skip_unneeded(attempt), options))
 
 
 def _free(laid: Relayout, twin: ir.Model, options: ExportOptions) -> None:
@@ -106,9 +106,10 @@ def _lower(model: ir.Model, options: ExportOptions) -> _Lowered:
     if not options.precision.needs_data:
         options = replace(options, integer_io=None)
     weights = _WEIGHTS.get(options.precision, Weights.FOLDED)
-    context = LoweringContext(GraphWriter(), float16=options.precision is Precision.FP16, weights=weights)
+    half, free = options.precision is Precision.FP16, options.rebatch is not None
+    context = LoweringContext(GraphWriter(), float16=half, weights=weights, free_batch=free)
     lowered = _Lowered(context, [], [], [])
-    graph, opset = model.graph, model.opset_imports.get("", 1)
+    graph = model.graph
     for name, value in graph.initializers.items():
         if value.const_value is None:
             lowered.refusals.append(_refusal(name, "initializer", "its content is missing", "Embed the weights."))
@@ -120,11 +121,7 @@ def _lower(model: ir.Model, options: ExportOptions) -> _Lowered:
             lowered.inputs.append(input_port(context, value, options))
         except Unsupported as error:
             lowered.refusals.append(_refusal(name_of(value), "input", error.reason, error.remedy))
-    for node in graph:
-        refusal = _lower_node(context, node, opset)
-        if refusal is not None:
-            lowered.refusals.append(refusal)
-            _pretend(context, node)
+    lowered.refusals += lower_nodes(context, graph)
     if not lowered.refusals:
         taken = {tensor.index for _, tensor in lowered.inputs}
         lowered.outputs = output_ports(context, graph, taken, options)
@@ -134,37 +131,6 @@ def _lower(model: ir.Model, options: ExportOptions) -> _Lowered:
         if options.precision.needs_data:
             _note_islands(context, floating)
     return lowered
-
-
-def _lower_node(context: LoweringContext, node: ir.Node, opset: int) -> Refusal | None:
-    name = node.name or ""
-    if name in context.skipped:
-        return None
-    context.begin(name, node.op_type)
-    if node.domain not in ("", "ai.onnx"):
-        return _refused_node(node, f"the domain {node.domain!r} is not ONNX's own", REPLACE)
-    lowering = TFLITE.find(node.op_type, opset)
-    if lowering is None:
-        return _refused_node(node, "this exporter has no lowering for the operator", REPLACE)
-    try:
-        for value in node.outputs:
-            if value.name:
-                shape_of(value), dtype_of(value)
-        if all(value is None or context.is_known(value) for value in node.inputs):
-            lowering(context, node)
-    except Unsupported as error:
-        return _refused_node(node, error.reason, error.remedy or REPLACE)
-    return None
-
-
-def _pretend(context: LoweringContext, node: ir.Node) -> None:
-    """Give a refused node's outputs a tensor, so that the nodes after it are checked as well."""
-    for value in node.outputs:
-        try:
-            if value.name:
-                context.produce(value, layout.identity(len(shape_of(value))))
-        except Unsupported:
-            continue  # nodes that read it are passed over; this refusal stands for them
 
 
 def _note_islands(context: LoweringContext, floating: list[Refusal]) -> None:
@@ -179,10 +145,6 @@ def _size_refusals(context: LoweringContext) -> list[Refusal]:
     if size < MAX_FILE_BYTES - (64 << 20):
         return []
     return [_refusal("", "model", f"its constants take {size} bytes; a flatbuffer ends at 2 GiB", "Use fp16 or int8.")]
-
-
-def _refused_node(node: ir.Node, reason: str, remedy: str) -> Refusal:
-    return Refusal(node.name or "", node.op_type, reason, "tflite", remedy, signature(node))
 
 
 def _refusal(node: str, op_type: str, reason: str, remedy: str) -> Refusal:

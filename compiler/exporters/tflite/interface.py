@@ -65,7 +65,7 @@ def _unsigned(quant: QuantParams) -> QuantParams:
 
 def islands(context: LoweringContext, graph: ir.Graph, inputs: list[Port], outputs: list[Port]) -> list[Refusal]:
     """One refusal per node that computes in float, and per port that is float; conversions themselves are not counted."""
-    nodes = {node.name or "": node for node in graph}
+    nodes = {node.name or "": node for node in graph.all_nodes()}
     found = {origin: _island(nodes.get(origin), origin) for origin in context.writer.floating(FLOATS)}
     for kind, ports in (("input", inputs), ("output", outputs)):
         for name, tensor in ports:

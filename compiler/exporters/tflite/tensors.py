@@ -58,10 +58,14 @@ def per_tensor(scale: float, zero_point: int, bits: int = 8) -> QuantParams:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tensor:
-    """A tensor of the file: ``data`` is its content if it is constant; ``quant`` is set on int8 and int32-bias tensors."""
+    """A tensor of the file: ``data`` is its content if it is constant; ``quant`` is set on int8 and int32-bias tensors.
+
+    ``variable``: a state that an operator reads and changes, kept from one invocation to the next.
+    """
 
     index: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     quant: QuantParams | None = None
     data: Array | None = None
+    variable: bool = False

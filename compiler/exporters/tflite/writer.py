@@ -97,9 +97,17 @@ class GraphWriter:
     def name(self, tensor: Tensor) -> str:
         return self._names[tensor.index]
 
-    def tensor(self, name: str, shape: Sequence[int], dtype: np.dtype[Any], quant: QuantParams | None = None) -> Tensor:
+    def tensor(
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype: np.dtype[Any],
+        quant: QuantParams | None = None,
+        *,
+        variable: bool = False,
+    ) -> Tensor:
         """A tensor that an operator fills, or an input."""
-        return self._add(name, Tensor(len(self._tensors), tuple(shape), dtype, quant))
+        return self._add(name, Tensor(len(self._tensors), tuple(shape), dtype, quant, variable=variable))
 
     def constant(self, name: str, data: Array, quant: QuantParams | None = None) -> Tensor:
         """A constant. Equal content shares one buffer; equal constants share one tensor."""
@@ -171,12 +179,17 @@ class GraphWriter:
         self._tensors[index] = replace(self._tensors[index], shape=data.shape, data=data)
 
     def floating(self, types: Sequence[np.dtype[Any]]) -> list[str]:
-        """The nodes, each once, whose operators read or write a tensor of one of ``types`` and do not just convert it."""
+        """The nodes, each once, whose operators read or write a tensor of one of ``types`` and do not just convert it.
+
+        Those of subgraphs included.
+        """
         found: dict[str, None] = {}
         for operation in self.operations:
             touched = [tensor for tensor in (*operation.inputs, *operation.outputs) if tensor is not None]
             if operation.code not in ("QUANTIZE", "DEQUANTIZE") and any(tensor.dtype in types for tensor in touched):
                 found[operation.origin] = None
+        for child in self._children():
+            found |= dict.fromkeys(child.writer.floating(types))
         return list(found)
 
     def finish(
@@ -270,7 +283,7 @@ class GraphWriter:
         if signature is not None:
             table.shapeSignature = list(signature)
         table.type = int(getattr(self._fb.TensorType, _TYPES[tensor.dtype.name]))
-        table.hasRank = True
+        table.hasRank, table.isVariable = True, tensor.variable
         if tensor.data is not None:
             table.buffer = self._buffer_of[_digest(tensor.data)]
         if tensor.quant is not None:

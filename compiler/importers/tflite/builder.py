@@ -110,6 +110,10 @@ class Builder:
             raise Unsupported(f"its {what} is computed while the model runs")
         return found
 
+    def is_computed(self, index: int) -> bool:
+        """Whether an operator before this one, or an input, gives the tensor."""
+        return index in self._held
+
     def perm(self, index: int) -> Perm:
         """The axis order in which a tensor exists; constants exist in their own."""
         held = self._held.get(index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from compiler.exporters.tflite.ops import (
     activation,
     binary,
+    branches,
     convolution,
     indexing,
     integers,
@@ -13,6 +14,7 @@ from compiler.exporters.tflite.ops import (
     normalization,
     pooling,
     quantization,
+    recurrent,
     reduction,
     resize,
     scatter,
@@ -24,6 +26,7 @@ from compiler.exporters.tflite.ops import (
 __all__ = [
     "activation",
     "binary",
+    "branches",
     "convolution",
     "indexing",
     "integers",
@@ -32,6 +35,7 @@ __all__ = [
     "normalization",
     "pooling",
     "quantization",
+    "recurrent",
     "reduction",
     "resize",
     "scatter",

@@ -28,6 +28,10 @@ def slice_(context: LoweringContext, node: ir.Node) -> None:
         begins[axis], ends[axis], steps[axis] = bounds.indices(shape[axis])
         if ends[axis] < 0:  # past the front: only a mask can say so
             ends[axis], masks = 0, masks | 1 << perm.index(axis)
+    if context.free_batch:  # an end that is the size itself would hold the batch size
+        for axis, size in enumerate(shape):
+            if steps[axis] > 0 and ends[axis] == size:
+                ends[axis], masks = 0, masks | 1 << perm.index(axis)
     tensor = stored(context, source, perm)
     arguments = [
         context.literal(np.asarray([values[axis] for axis in perm], np.int32), "slice")

@@ -1,7 +1,6 @@
 """Loop with a step count or a condition that is known at run time alone: WHILE with subgraphs of its own.
 
-What the loop carries, and what its body reads from outside, are the operands of WHILE, in the hub's axis order: subgraphs see
-no other tensors. Constants are written into the subgraph, where they share their buffer with equal ones elsewhere.
+What the loop carries, and what its body reads from outside, are the operands of WHILE.
 
 Source: ONNX's definition of Loop (opset 21); LiteRT's tflite/kernels/while.cc: equal types and numbers of operands, inputs and
 outputs, one boolean from the condition.
@@ -9,7 +8,7 @@ outputs, one boolean from the condition.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,10 +16,22 @@ import numpy as np
 
 from compiler.exporters.tflite import layout
 from compiler.exporters.tflite.context import LoweringContext, Unsupported, dtype_of, name_of, shape_of
-from compiler.exporters.tflite.table import TFLITE, lowers
+from compiler.exporters.tflite.layout import Perm
+from compiler.exporters.tflite.ops.subgraphs import (
+    Captured,
+    capture,
+    close,
+    enter,
+    free_values,
+    leave,
+    lower_inside,
+    open_graph,
+    order_of,
+)
+from compiler.exporters.tflite.table import lowers
 from compiler.exporters.tflite.tensors import Tensor
 from compiler.exporters.tflite.writer import GraphWriter, Subgraph
-from compiler.hub import HUB_OPSET
+from compiler.passes.carried import constant_steps
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -42,67 +53,38 @@ class _Operands:
 
 @lowers("Loop")
 def loop(context: LoweringContext, node: ir.Node) -> None:
-    """Raises Unsupported: values are collected over the steps, shapes change between steps, or the body cannot be expressed."""
-    body: ir.Graph = node.attributes["body"].value
-    states = list(node.inputs[2:])
-    if len(node.outputs) != len(states):
+    """Raises Unsupported: the steps collect values or change shapes. RefusedInside: the body holds what cannot be expressed."""
+    body: ir.Graph = node.attributes["body"].as_graph()
+    states = [value for value in node.inputs[2:] if value is not None]
+    collected = node.outputs[len(states) :]
+    if collected and not constant_steps(node):
         raise Unsupported("it collects values over a number of steps that is known at run time alone", FIXED)
     captured = free_values(body)
     if not all(context.is_known(value) for value in captured):
         return  # the refusal of what gives them stands for this node
-    child = context.child()
-    _constants(child, body)
+    child = open_graph(context, body)
     operands = _Operands()
     _control(context, child, node, body, operands)
-    for value, given in zip(states, body.inputs[2:], strict=True):
-        assert value is not None, "Loop's carried values are not optional"
-        _carry(context, child, value, given, operands)
-    for value in captured:
-        if context.is_constant(value):
-            child.inherit(context, value)
-        else:
-            _carry(context, child, value, value, operands)
-    _lower(child, body)
-    _advance(context, child, node, body, operands)
-    results = [context.writer.tensor(f"{node.name}/while", t.shape, t.dtype) for t in operands.outside]
-    for place, value in enumerate(node.outputs):
+    orders = [order_of(context, value) for value in states]
+    for value, inner, order in zip(states, body.inputs[2:], orders, strict=True):
+        _carry(context, child, value, inner, order, operands)
+    for value in collected:
+        _hold(context, child, value, operands)
+    around = capture(context, captured)
+    operands.outside += [one.tensor for one in around]
+    operands.inside += enter(child, around)
+    lower_inside(child, body, f"in the body of {node.name!r}")
+    _advance(child, node, body, orders, operands)
+    results = [context.writer.tensor(f"{node.name}/while", t.shape, t.dtype, t.quant) for t in operands.outside]
+    orders += [layout.identity(len(shape_of(value))) for value in collected]
+    for value, tensor, order in zip(node.outputs, results[3:], orders, strict=False):
         if value.name:
-            tensor = results[3 + place]
             context.writer.rename(tensor, name_of(value))
-            context.bind(value, tensor, layout.identity(len(tensor.shape)))
-    context.emit(
-        "WHILE",
-        operands.outside,
-        results,
-        "WhileOptions",
-        condSubgraphIndex=_condition(f"{node.name}/condition", operands.outside),
-        bodySubgraphIndex=Subgraph(f"{node.name}/body", child.writer, tuple(operands.inside), tuple(operands.after)),
-    )
-    for note in child.notes:
-        context.note(f"in the body of {node.name!r}: {note}")
-
-
-def free_values(graph: ir.Graph) -> list[ir.Value]:
-    """What ``graph`` and the subgraphs in it read from outside, each once, in the order of first use."""
-    own = {*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)}
-    found = dict.fromkeys(value for value in _read(graph) if value not in own)
-    return list(found)
-
-
-def _read(graph: ir.Graph) -> Iterator[ir.Value]:
-    for node in graph:
-        yield from (value for value in node.inputs if value is not None)
-        for attribute in node.attributes.values():
-            if attribute.type.name == "GRAPH":
-                yield from free_values(attribute.value)
-    yield from graph.outputs
-
-
-def _constants(child: LoweringContext, body: ir.Graph) -> None:
-    for name, value in body.initializers.items():
-        if value.const_value is None:
-            raise Unsupported(f"in its body, the content of {name!r} is missing", "Embed the weights.")
-        child.set_constant(value, value.const_value.numpy())
+            context.bind(value, tensor, order)
+    condition = _condition(f"{node.name}/condition", operands.outside)
+    step = close(context, child, f"{node.name}/body", operands.inside, operands.after)
+    indices = {"condSubgraphIndex": condition, "bodySubgraphIndex": step}
+    context.emit("WHILE", operands.outside, results, "WhileOptions", **indices)
 
 
 def _control(
@@ -126,58 +108,59 @@ def _control(
 
 
 def _carry(
-    context: LoweringContext, child: LoweringContext, value: ir.Value, inner: ir.Value, operands: _Operands
+    context: LoweringContext, child: LoweringContext, value: ir.Value, inner: ir.Value, order: Perm, operands: _Operands
 ) -> None:
     """``value`` of the graph as ``inner`` of the body."""
-    order = layout.identity(len(shape_of(value)))
     tensor = context.read(value, order)
     if tensor.dtype != dtype_of(inner) or shape_of(inner) != shape_of(value):
         raise Unsupported(f"the type or shape of {inner.name!r} changes between steps", FIXED)
     operands.outside.append(tensor)
-    operands.inside.append(child.writer.tensor(name_of(inner), tensor.shape, tensor.dtype))
-    child.bind(inner, operands.inside[-1], order)
+    operands.inside += enter(child, [Captured(inner, tensor, order)])
 
 
-def _lower(child: LoweringContext, body: ir.Graph) -> None:
-    for node in body:
-        if node.name and node.name in child.skipped:
-            continue
-        child.begin(node.name or "", node.op_type)
-        what = f"in its body, {node.op_type} {node.name!r}"
-        lowering = TFLITE.find(node.op_type, HUB_OPSET)
-        if lowering is None or node.domain not in ("", "ai.onnx"):
-            raise Unsupported(f"{what} has no lowering", FIXED)
-        try:
-            lowering(child, node)
-        except Unsupported as error:
-            raise Unsupported(f"{what}: {error.reason}", error.remedy or FIXED) from error
+def _hold(context: LoweringContext, child: LoweringContext, value: ir.Value, operands: _Operands) -> None:
+    """A tensor [steps, ...] for what the steps give, which each of them gets and changes."""
+    shape, dtype = shape_of(value), dtype_of(value)
+    name = value.name or f"{context.node}/unread"
+    room = context.writer.tensor(f"{name}/room", shape, dtype)
+    sizes = context.literal(np.asarray(shape, np.int32), "sizes")
+    context.emit("FILL", [sizes, context.literal(np.zeros((), dtype), "nothing")], [room], "FillOptions")
+    operands.outside.append(room)
+    operands.inside.append(child.writer.tensor(name, shape, dtype))
+
+
+def _put(child: LoweringContext, value: ir.Value, step: Tensor, room: Tensor) -> Tensor:
+    """``room`` with this step's ``value`` in its place."""
+    item = child.read(value, layout.identity(len(shape_of(value))))
+    if (*room.shape[1:],) != item.shape:
+        raise Unsupported(f"the shape of {value.name!r} changes between steps", FIXED)
+    rank = len(room.shape)
+    number = child.writer.tensor(f"{child.node}/number", ONE, np.dtype(np.int32))
+    child.emit("CAST", [step], [number], None, to=number.dtype)
+    place = child.writer.tensor(f"{child.node}/place", (rank,), number.dtype)
+    child.emit("PAD", [number, child.literal(np.asarray([[0, rank - 1]], np.int32), "zeros")], [place], "PadOptions")
+    result = child.temporary(room.shape, room)
+    child.emit("DYNAMIC_UPDATE_SLICE", [room, child.reshape(item, (1, *item.shape)), place], [result])
+    return result
 
 
 def _advance(
-    context: LoweringContext, child: LoweringContext, node: ir.Node, body: ir.Graph, operands: _Operands
+    child: LoweringContext, node: ir.Node, body: ir.Graph, orders: Sequence[Perm], operands: _Operands
 ) -> None:
     """The body's outputs: the next number, the same count, the condition, the states; what was captured stays."""
     child.begin(node.name or "", node.op_type)
     step, steps, _ = operands.inside[:3]
     following = child.temporary(ONE, step)
     child.emit("ADD", [step, child.literal(np.ones(ONE, STEPS), "one")], [following], "AddOptions")
-    go = child.reshape(child.read(body.outputs[0], layout.identity(len(shape_of(body.outputs[0])))), ONE)
-    operands.after = [following, steps, _own(child, go, operands.inside)]
-    for value, given in zip(body.outputs[1:], body.inputs[2:], strict=True):
+    go = leave(child, body.outputs[0], layout.identity(len(shape_of(body.outputs[0]))), operands.inside)
+    operands.after = [following, steps, child.reshape(go, ONE)]
+    for value, given, order in zip(body.outputs[1:], body.inputs[2:], orders, strict=False):
         if shape_of(value) != shape_of(given) or dtype_of(value) != dtype_of(given):
             raise Unsupported(f"the type or shape of {given.name!r} changes between steps", FIXED)
-        tensor = child.read(value, layout.identity(len(shape_of(value))))
-        operands.after.append(_own(child, tensor, [*operands.inside, *operands.after]))
+        operands.after.append(leave(child, value, order, [*operands.inside, *operands.after]))
+    for value in body.outputs[1 + len(orders) :]:
+        operands.after.append(_put(child, value, step, operands.inside[len(operands.after)]))
     operands.after += operands.inside[len(operands.after) :]
-
-
-def _own(child: LoweringContext, tensor: Tensor, taken: Sequence[Tensor]) -> Tensor:
-    """``tensor``, or a copy where it is a constant or stands elsewhere too: the kernel copies outputs one after the other."""
-    if tensor.data is None and all(tensor.index != other.index for other in taken):
-        return tensor
-    copy = child.temporary(tensor.shape, tensor)
-    child.emit("RESHAPE", [tensor, child.literal(np.asarray(tensor.shape, np.int32), "shape")], [copy])
-    return copy
 
 
 def _condition(name: str, operands: Sequence[Tensor]) -> Subgraph:

@@ -51,19 +51,23 @@ def _asked(problem: Problem, number: int, ports: Sequence[Port]) -> list[Asked]:
 
 
 def _table(problem: Problem, root: Root, touching: dict[int, list[Port]], demanded: Sequence[Perm]) -> Table:
-    """Counted over what operators ask, which is less than their configs, and spread over the configs after."""
-    asked = [_asked(problem, number, ports) for number, ports in touching.items()]
-    kinds = [list(dict.fromkeys(entries)) for entries in asked]
-    small = np.zeros([len(kind) for kind in kinds], np.int64)
+    """Counted over what operators ask, which is less than their configs, and spread over the configs after.
+
+    An operator that asks the same whatever its config is no axis: a tensor can have more readers than an array has axes.
+    """
     has_writer = root.writer is not None and root.writer[0] in touching
-    for place in product(*(range(len(kind)) for kind in kinds)):
-        orders = [order for kind, i in zip(kinds, place, strict=True) for order in kind[i]]
+    asked = {number: _asked(problem, number, ports) for number, ports in touching.items()}
+    kinds = {number: list(dict.fromkeys(entries)) for number, entries in asked.items()}
+    scope = tuple(number for number, kind in kinds.items() if len(kind) > 1)
+    small = np.zeros([len(kinds[number]) for number in scope], np.int64)
+    for place in product(*(range(len(kinds[number])) for number in scope)):
+        taken = dict(zip(scope, place, strict=True))
+        orders = [order for number, kind in kinds.items() for order in kind[taken.get(number, 0)]]
         stored = orders.pop(0) if has_writer else layout.identity(len(root.tensor.shape))
         small[place] = copies_cost(root.tensor.shape, stored, {*orders, *demanded})
-    for axis, (entries, kind) in enumerate(zip(asked, kinds, strict=True)):
-        small = small.take([kind.index(entry) for entry in entries], axis)
-    scope = tuple(number for number in touching if len(problem.configs[number]) > 1)
-    return Table(scope, small.reshape([len(problem.configs[number]) for number in scope]))
+    for axis, number in enumerate(scope):
+        small = small.take([kinds[number].index(entry) for entry in asked[number]], axis)
+    return Table(scope, small)
 
 
 def copies_cost(shape: Sequence[int], stored: Perm, wanted: Collection[Perm]) -> int:

@@ -97,7 +97,7 @@ class _Rewriting:
 
     def declare(self, root: Tensor, perm: Perm) -> Tensor:
         shape = layout.permuted(root.shape, perm)
-        tensor = self._new.tensor(self._old.name(root), shape, root.dtype, root.quant)
+        tensor = self._new.tensor(self._old.name(root), shape, root.dtype, root.quant, variable=root.variable)
         self._stored[root.index] = (tensor, perm)
         return tensor
 

@@ -20,7 +20,10 @@ _PEEPHOLES, _PROJECTION, _STATES, _NORMS = (9, 10, 11), (16, 17), (18, 19), (20,
 
 @reads("UNIDIRECTIONAL_SEQUENCE_LSTM")
 def lstm(b: Builder, op: Operator) -> None:
-    """Data [time, batch, I] or [batch, time, I]; the states start at zero, as in every file that keeps none between runs."""
+    """Data [time, batch, I] or [batch, time, I]. States that an operator wrote before start there and are what is left after.
+
+    Others start at zero, as in every file that keeps none between runs.
+    """
     _check(op)
     weights, recurrent = _stacked(b, op, _INPUT_WEIGHTS), _stacked(b, op, _RECURRENT_WEIGHTS)
     bias = _stacked(b, op, _BIASES)
@@ -28,7 +31,13 @@ def lstm(b: Builder, op: Operator) -> None:
     first = bool(op.option("timeMajor", False))
     x = b.read(op.inputs[0]) if first else b.read(op.inputs[0], (1, 0, 2))
     both = np.concatenate([bias, np.zeros_like(bias)], axis=1)
-    result, _, _ = b.emit_many("LSTM", [x, *map(b.constant, (weights, recurrent, both))], 3, hidden_size=hidden)
+    inputs = [x, *map(b.constant, (weights, recurrent, both))]
+    states = [op.inputs[place] for place in _STATES]
+    if all(b.is_computed(state) for state in states):
+        inputs += ["", *(b.emit("Unsqueeze", [b.read(state), b.ints([0])]) for state in states)]
+    result, *ends = b.emit_many("LSTM", inputs, 3, hidden_size=hidden)
+    for state, end in zip(states, ends, strict=True):
+        b.bind(state, b.emit("Squeeze", [end, b.ints([0])]))
     squeezed = b.emit("Squeeze", [result, b.ints([1])])  # [time, direction, batch, H]
     b.bind(op.outputs[0], squeezed, (0, 1, 2) if first else (1, 0, 2))
 

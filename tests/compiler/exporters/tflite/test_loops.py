@@ -114,6 +114,63 @@ def test_one_buffer_for_a_constant_of_several_graphs(tmp_path: Path) -> None:
 def test_a_body_without_a_form_is_named_with_its_node(tmp_path: Path) -> None:
     text = SWAP.replace("float[2] t, float[2] s) { }", "float[2] t, float[2] k) { [odd] k = Bernoulli (s) }")
     assert text != SWAP
-    with pytest.raises(UnsupportedModel, match="in its body, Bernoulli 'odd'") as caught:
+    with pytest.raises(UnsupportedModel, match="in the body of 'loop': ") as caught:
+        _file(text, tmp_path)
+    assert [(r.node, r.op_type) for r in caught.value.refusals] == [("odd", "Bernoulli")]
+
+
+# The body's operators have no builtin of their own: Celu is a function of the standard, LpNormalization one of ours.
+DECOMPOSED = """
+<ir_version: 10, opset_import: ["": 21]>
+g (int64 n, float[1, 4] x) => (float[1, 4] y) {
+  [loop] y = Loop (n, , x) <body = b (int64 i, bool go, float[1, 4] s) => (bool go, float[1, 4] t) {
+    [celu] c = Celu <alpha = 0.5> (s)
+    [norm] l = LpNormalization <axis = 1, p = 2> (c)
+    [add] t = Add (l, x)
+  }>
+}
+"""
+
+
+def test_a_body_is_decomposed_like_the_graph(tmp_path: Path) -> None:
+    path = _file(DECOMPOSED, tmp_path)
+    x = np.asarray([[0.3, -1.2, 0.8, 2.0]], np.float32)
+    for steps in (0, 1, 5):
+        _same(DECOMPOSED, path, {"n": np.asarray(steps, np.int64), "x": x})
+
+
+# More steps than are written out, known beforehand: what they give is collected.
+COLLECTED = """
+<ir_version: 10, opset_import: ["": 21]>
+g (float[2, 3] x) => (float[2, 3] y, float[600, 2, 3] all, float[2, 3] z) <int64 n = {600}, float half = {0.5}> {
+  [loop] y, all = Loop (n, , x) <body = b (int64 i, bool go, float[2, 3] s)
+    => (bool go, float[2, 3] t, float[2, 3] u) {
+    [number] f = Cast <to = 1> (i)
+    [shrink] h = Mul (s, half)
+    [add] t = Add (h, f)
+    [sine] u = Sin (t)
+  }>
+  [after] z = Tanh (y)
+}
+"""
+
+
+def test_what_a_known_number_of_steps_gives_is_collected(tmp_path: Path) -> None:
+    path = _file(COLLECTED, tmp_path)
+    assert "WHILE" in support.ops_in(path) and path.stat().st_size < 600 * 6 * 4
+    _same(COLLECTED, path, {"x": np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)}, atol=1e-4)
+
+
+def test_what_an_unknown_number_of_steps_gives_is_refused(tmp_path: Path) -> None:
+    text = """
+    <ir_version: 10, opset_import: ["": 21]>
+    g (int64 n, float[2] x) => (float[2] y, float[5, 2] all) {
+      [loop] y, all = Loop (n, , x) <body = b (int64 i, bool go, float[2] s) => (bool go, float[2] t, float[2] u) {
+        [t] t = Sin (s)
+        [u] u = Cos (s)
+      }>
+    }
+    """
+    with pytest.raises(UnsupportedModel, match="depends on data") as caught:
         _file(text, tmp_path)
     assert [(r.node, r.op_type) for r in caught.value.refusals] == [("loop", "Loop")]

@@ -153,3 +153,14 @@ def test_a_reduction_with_another_reader_keeps_its_axes() -> None:
     graph.emit("MUL", [x, mean], x.shape, "MulOptions")
     result = relayout(graph.writer, graph.inputs, outputs(graph))
     assert sorted(operation.code for operation in result.writer.operations) == ["MEAN", "MUL", "RESHAPE"]
+
+
+def test_a_tensor_with_more_readers_than_an_array_has_axes() -> None:
+    writer = GraphWriter()
+    x = writer.tensor("x", (1, 2, 3, 4), np.dtype(np.float32))
+    made = [writer.tensor(f"y{i}", (4,), np.dtype(np.int32)) for i in range(100)]
+    for y in made:
+        writer.operator("SHAPE", [x], [y], "ShapeOptions")
+    named = [(writer.name(y), y) for y in made]
+    result = relayout(writer, [("x", x)], named)
+    assert result.proven and result.cost == 0 and len(result.writer.operations) == 100
