@@ -1,0 +1,234 @@
+"""Scales under which every runtime gives the same integers: no sum lies halfway between two codes, no hard swish is rounded twice.
+
+A sum of two codes is (a - z_a) * s_a / s_out + (b - z_b) * s_b / s_out, rounded. onnxruntime computes the ratios in float32, XNNPACK
+in 21-bit integers (XNNPACK, src/microparams-init.c, xnn_init_qs8_add_minmax_*_params: the larger multiplier lies in [2^20, 2^21)),
+LiteRT's own kernel in 31 bits; where a sum comes out near a half, they round to different codes. There are only 65,536 pairs of
+codes: the output's scale is raised, by less than a thousandth, until no pair lies there. One code in 500,000 differed before, which
+a deep net multiplies.
+
+A hard swish x * min(max(x + 3, 0), 6) / 6 is exact on integers where 3 is a whole number of steps of x: its scale becomes 3 / n.
+Where the range of x is too narrow for that, LiteRT's kernel computes it in 16 bits: the output's scale is raised until all 256 codes
+are right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from compiler.quantization import fixed_point
+from compiler.quantization.params import constant_params
+from compiler.quantization.spec import QParams
+from compiler.quantization.structure import Structure, constant_of, name_of, value_name
+from compiler.quantization.ties import Ties
+
+MULTIPLIER_BITS = 20  # of the exponent of XNNPACK's larger multiplier
+FLOAT_ERROR = (
+    2e-5  # steps: three float32 roundings of numbers below 256 (2^-16 = 1.5e-5 is half a last place of such a number)
+)
+CANDIDATES = 2048  # scales looked at for a sum, each larger by 2^-21 of the first: below a thousandth in all
+EVALUATED = (
+    64  # of them, those whose multipliers are nearest to integers; for hard swishes, whose multipliers have 15 bits,
+)
+COARSE = 2.0**-13  # as many in steps of this share: below a hundredth in all
+WHOLE_STEPS = (
+    16,
+    127,
+)  # steps in 3: with fewer the scale could grow by more than 1/16, with more 6 would not fit 255 steps
+ROUNDS = 3  # an output's scale may be another sum's input that was settled before
+
+Activations = dict[str, QParams]
+Terms = list[tuple[float, NDArray[np.float64]]]  # per operand its scale, and the steps from zero that it can have
+
+
+class Relation(Protocol):
+    """One node whose codes are to be the same in every runtime. ``output``: the activation that holds them."""
+
+    @property
+    def output(self) -> str: ...
+
+    def agrees(self, activations: Activations) -> bool:
+        """Whether all possible codes are right in every runtime."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """An Add, a Sub, or a HardSigmoid as alpha * x + beta.
+
+    Args:
+        inputs: names of activations, each with the factor that multiplies it.
+        constant: scale and distinct steps of a constant operand; None without.
+    """
+
+    output: str
+    inputs: tuple[tuple[str, float], ...]
+    constant: tuple[float, NDArray[np.float64]] | None = None
+
+    def terms(self, activations: Activations) -> Terms:
+        found = []
+        for name, factor in self.inputs:
+            params = activations[name]
+            found.append((float(params.scale[0]) * abs(factor), _steps(params) * np.sign(factor)))
+        return found if self.constant is None else [*found, self.constant]
+
+    def agrees(self, activations: Activations) -> bool:
+        """Whether no pair of codes comes out near a half, and fixed-point multipliers round every pair as exact ones do."""
+        params = activations[self.output]
+        ratios = [(own / float(params.scale[0]), steps) for own, steps in self.terms(activations)]
+        power = _power(ratios)
+        exact = _outer([ratio * steps for ratio, steps in ratios])
+        fixed = _outer([np.rint(ratio * power) / power * steps for ratio, steps in ratios])
+        inside = (exact > params.qmin - params.zero_point - 1) & (exact < params.qmax - params.zero_point + 1)
+        return not bool((inside & (_near_half(exact) | (np.floor(exact + 0.5) != np.floor(fixed + 0.5)))).any())
+
+
+@dataclass(frozen=True, slots=True)
+class Swish:
+    """A HardSwish by LiteRT's kernel."""
+
+    output: str
+    source: str
+
+    def agrees(self, activations: Activations) -> bool:
+        source, result = activations[self.source], activations[self.output]
+        x = _steps(source) * np.float64(source.scale[0])
+        exact = x * np.clip(x + 3, 0, 6) / 6 / np.float64(result.scale[0])
+        wanted = np.clip(np.rint(exact) + result.zero_point, result.qmin, result.qmax)
+        return bool(np.array_equal(wanted, fixed_point.hard_swish(source, result)) and not _near_half(exact).any())
+
+
+def agreeing(model: ir.Model, structure: Structure, ties: Ties, activations: Activations) -> Activations:
+    """``activations`` with scales moved so that sums and hard swishes are exact; those that a kernel prescribes stay."""
+    settled = dict(activations)
+    whole = _whole_steps(model, structure, ties, settled)
+    relations: dict[frozenset[str], list[Relation]] = {}
+    for one in _relations(model, structure, settled, frozenset().union(*whole)):
+        if not ties.is_fixed(one.output):
+            relations.setdefault(ties.group(one.output), []).append(one)
+    for _ in range(ROUNDS):
+        changed = [group for group, found in relations.items() if _settle(group, found, whole.get(group), settled)]
+        if not changed:
+            break
+    return settled
+
+
+def _whole_steps(
+    model: ir.Model, structure: Structure, ties: Ties, activations: Activations
+) -> dict[frozenset[str], int]:
+    """Give the inputs of hard swishes scales of 3 / n. Returns n by group."""
+    found: dict[frozenset[str], int] = {}
+    for node in model.graph:
+        if node.op_type != "HardSwish" or not structure.is_int8(node) or node.inputs[0] is None:
+            continue
+        name = value_name(node.inputs[0])
+        params, group = activations.get(name), ties.group(name)
+        if params is None or params.dtype != "int8" or ties.is_fixed(name) or group in found:
+            continue
+        steps = int(3 / float(params.scale[0]) * (1 + 1e-6))
+        if WHOLE_STEPS[0] <= steps <= WHOLE_STEPS[1]:
+            found[group] = steps
+            _rescale(group, np.float32(3 / steps), activations)
+    return found
+
+
+def _relations(
+    model: ir.Model, structure: Structure, activations: Activations, whole: frozenset[str]
+) -> Iterator[Relation]:
+    for node in model.graph:
+        if node.op_type not in ("Add", "Sub", "HardSigmoid", "HardSwish") or not structure.is_int8(node):
+            continue
+        output = structure.decisions[name_of(node)].fused_into or value_name(node.outputs[0])
+        read = [value_name(value) for value in node.inputs if value is not None and constant_of(value) is None]
+        if not all(name in activations and activations[name].dtype == "int8" for name in (output, *read)):
+            continue
+        if node.op_type == "HardSigmoid":
+            yield _hard_sigmoid(node, output, read[0])
+        elif node.op_type != "HardSwish":
+            yield _sum(node, output)
+        elif read[0] not in whole:
+            yield Swish(output, read[0])
+
+
+def _sum(node: ir.Node, output: str) -> Sum:
+    inputs, constant = [], None
+    for value, factor in zip(node.inputs, (1.0, -1.0 if node.op_type == "Sub" else 1.0), strict=True):
+        assert value is not None
+        array = constant_of(value)
+        if array is None:
+            inputs.append((value_name(value), factor))
+        else:
+            params = constant_params(array)
+            codes = np.unique(params.quantize(array)).astype(np.float64)
+            constant = float(params.scale[0]), (codes - params.zero_point) * factor
+    return Sum(output, tuple(inputs), constant)
+
+
+def _hard_sigmoid(node: ir.Node, output: str, source: str) -> Sum:
+    alpha, beta = (
+        node.attributes[key].as_float() if key in node.attributes else default
+        for key, default in (("alpha", 0.2), ("beta", 0.5))
+    )
+    return Sum(output, ((source, alpha),), (beta / 127, np.array([127.0])))  # beta as lowered: the largest code
+
+
+def _settle(group: frozenset[str], found: list[Relation], whole: int | None, activations: Activations) -> bool:
+    """Choose the group's scale, if the one it has does not do. Returns whether it changed."""
+    if all(one.agrees(activations) for one in found):
+        return False
+    scale = activations[found[0].output].scale[0]
+    for candidate in _candidates(scale, whole, found, activations):
+        _rescale(group, candidate, activations)
+        if all(one.agrees(activations) for one in found):
+            return True
+    _rescale(group, scale, activations)
+    return False
+
+
+def _candidates(
+    scale: np.float32, whole: int | None, found: list[Relation], activations: Activations
+) -> list[np.float32]:
+    """Scales to try: the next of 3 / n with ``whole``; for sums those whose multipliers are nearest to integers first."""
+    if whole is not None:
+        return [np.float32(3 / steps) for steps in range(whole - 1, whole - 1 - whole // WHOLE_STEPS[0], -1)]
+    sums = [one for one in found if isinstance(one, Sum)]
+    if len(sums) < len(found):
+        return list((np.float64(scale) * (1 + np.arange(EVALUATED) * COARSE)).astype(np.float32))
+    tried = (np.float64(scale) * (1 + np.arange(CANDIDATES) * 2.0**-21)).astype(np.float32)
+    distance = np.zeros(CANDIDATES)
+    for one in sums:
+        terms = one.terms(activations)
+        power = _power([(own / float(scale), steps) for own, steps in terms])
+        for own, steps in terms:
+            multipliers = own / tried * power if own != float(scale) else np.full(CANDIDATES, power)
+            distance += np.abs(multipliers - np.rint(multipliers)) * np.abs(steps).max()
+    return list(tried[np.argsort(distance, kind="stable")[:EVALUATED]])
+
+
+def _power(ratios: Terms) -> float:
+    """2^shift of XNNPACK's multipliers."""
+    return float(2.0 ** (MULTIPLIER_BITS - np.floor(np.log2(max(ratio for ratio, _ in ratios)))))
+
+
+def _steps(params: QParams) -> NDArray[np.float64]:
+    steps: NDArray[np.float64] = np.arange(params.qmin, params.qmax + 1, dtype=np.float64) - params.zero_point
+    return steps
+
+
+def _outer(terms: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    return terms[0] if len(terms) == 1 else np.add.outer(terms[0], terms[1])
+
+
+def _near_half(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    near: NDArray[np.bool_] = np.abs(values - np.floor(values) - 0.5) < FLOAT_ERROR
+    return near
+
+
+def _rescale(group: frozenset[str], scale: np.float32, activations: Activations) -> None:
+    for name in group & activations.keys():
+        activations[name] = replace(activations[name], scale=np.array([scale], np.float32))
