@@ -1,14 +1,14 @@
 """Scales under which every runtime gives the same integers: no sum lies halfway between two codes, no hard swish is rounded twice.
 
-A sum of two codes is (a - z_a) * s_a / s_out + (b - z_b) * s_b / s_out, rounded. onnxruntime computes the ratios in float32, XNNPACK
-in 21-bit integers (XNNPACK, src/microparams-init.c, xnn_init_qs8_add_minmax_*_params: the larger multiplier lies in [2^20, 2^21)),
-LiteRT's own kernel in 31 bits; where a sum comes out near a half, they round to different codes. There are only 65,536 pairs of
-codes: the output's scale is raised, by less than a thousandth, until no pair lies there. One code in 500,000 differed before, which
-a deep net multiplies.
+A sum of two codes is (a - z_a) * s_a / s_out + (b - z_b) * s_b / s_out, rounded. onnxruntime computes the ratios in float32,
+XNNPACK in 21-bit integers (XNNPACK, src/microparams-init.c, xnn_init_qs8_add_minmax_*_params: the larger multiplier lies in
+[2^20, 2^21)), LiteRT's own kernel in 31 bits; where a sum comes out near a half, they round to different codes. There are only
+65,536 pairs of codes: the output's scale is raised, by less than a thousandth, until no pair lies there. One code in 500,000
+differed before, which a deep net multiplies.
 
 A hard swish x * min(max(x + 3, 0), 6) / 6 is exact on integers where 3 is a whole number of steps of x: its scale becomes 3 / n.
-Where the range of x is too narrow for that, LiteRT's kernel computes it in 16 bits: the output's scale is raised until all 256 codes
-are right.
+Where the range of x is too narrow for that, LiteRT's kernel computes it in 16 bits: the output's scale is raised until all 256
+codes are right.
 """
 
 from __future__ import annotations
