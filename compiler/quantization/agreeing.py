@@ -9,11 +9,14 @@ differed before, which a deep net multiplies.
 A hard swish x * min(max(x + 3, 0), 6) / 6 is exact on integers where 3 is a whole number of steps of x: its scale becomes 3 / n.
 Where the range of x is too narrow for that, LiteRT's kernel computes it in 16 bits: the output's scale is raised until all 256
 codes are right.
+
+An average of four codes is half a step every fourth time. With a scale of few digits onnxruntime's float32 finds exactly a half,
+and rounds it to even as XNNPACK does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -28,21 +31,17 @@ from compiler.quantization.structure import Structure, constant_of, name_of, val
 from compiler.quantization.ties import Ties
 
 MULTIPLIER_BITS = 20  # of the exponent of XNNPACK's larger multiplier
-FLOAT_ERROR = (
-    2e-5  # steps: three float32 roundings of numbers below 256 (2^-16 = 1.5e-5 is half a last place of such a number)
-)
-CANDIDATES = 2048  # scales looked at for a sum, each larger by 2^-21 of the first: below a thousandth in all
-EVALUATED = (
-    64  # of them, those whose multipliers are nearest to integers; for hard swishes, whose multipliers have 15 bits,
-)
-COARSE = 2.0**-13  # as many in steps of this share: below a hundredth in all
-WHOLE_STEPS = (
-    16,
-    127,
-)  # steps in 3: with fewer the scale could grow by more than 1/16, with more 6 would not fit 255 steps
+FLOAT_ERROR = 2e-5  # steps: three float32 roundings of numbers below 256, each of half a last place, 2^-17
+CANDIDATES = 2048  # scales looked at for a sum
+EVALUATED = 64  # of them, on all pairs of codes
+WHOLE_STEPS = (16, 127)
+LARGEST_WINDOW = 16  # elements of an average pool, for whose halves a scale is shortened
+RELATED = ("Add", "Sub", "Relu", "Clip", "HardSigmoid", "HardSwish")
 ROUNDS = 3  # an output's scale may be another sum's input that was settled before
 
 Activations = dict[str, QParams]
+Scales = NDArray[np.float32]
+Grid = Callable[[float], Scales]  # from a scale to those at or above it that its values may have, the nearest first
 Terms = list[tuple[float, NDArray[np.float64]]]  # per operand its scale, and the steps from zero that it can have
 
 
@@ -106,34 +105,65 @@ class Swish:
 def agreeing(model: ir.Model, structure: Structure, ties: Ties, activations: Activations) -> Activations:
     """``activations`` with scales moved so that sums and hard swishes are exact; those that a kernel prescribes stay."""
     settled = dict(activations)
-    whole = _whole_steps(model, structure, ties, settled)
+    grids = _grids(model, structure, ties, settled)
+    for group, grid in grids.items():
+        _rescale(group, grid(_scale(group, settled))[0], settled)
     relations: dict[frozenset[str], list[Relation]] = {}
-    for one in _relations(model, structure, settled, frozenset().union(*whole)):
+    whole = frozenset().union(*(group for group, grid in grids.items() if grid is whole_steps))
+    for one in _relations(model, structure, settled, whole):
         if not ties.is_fixed(one.output):
             relations.setdefault(ties.group(one.output), []).append(one)
     for _ in range(ROUNDS):
-        changed = [group for group, found in relations.items() if _settle(group, found, whole.get(group), settled)]
+        changed = [group for group, found in relations.items() if _settle(group, found, grids.get(group), settled)]
         if not changed:
             break
     return settled
 
 
-def _whole_steps(
-    model: ir.Model, structure: Structure, ties: Ties, activations: Activations
-) -> dict[frozenset[str], int]:
-    """Give the inputs of hard swishes scales of 3 / n. Returns n by group."""
-    found: dict[frozenset[str], int] = {}
+def whole_steps(scale: float) -> Scales:
+    """3 / n. Below ``WHOLE_STEPS`` the scale could grow by more than a sixteenth, above 6 would not fit 255 steps."""
+    steps = int(3 / scale * (1 + 1e-6))
+    scales: Scales = (3 / np.arange(steps, steps - steps // WHOLE_STEPS[0], -1)).astype(np.float32)
+    return scales
+
+
+def short(bits: int) -> Grid:
+    """Scales of ``bits`` binary digits."""
+
+    def grid(scale: float) -> Scales:
+        step = 2.0 ** (np.floor(np.log2(scale)) + 1 - bits)
+        return ((np.ceil(scale / step) + np.arange(EVALUATED)) * step).astype(np.float32)
+
+    return grid
+
+
+def coarse(scale: float) -> Scales:
+    """For multipliers of 15 bits: below a hundredth in all."""
+    return (scale * (1 + np.arange(EVALUATED) * 2.0**-13)).astype(np.float32)
+
+
+def fine(scale: float) -> Scales:
+    """For multipliers of 21 bits: below a thousandth in all."""
+    return (scale * (1 + np.arange(CANDIDATES) * 2.0**-21)).astype(np.float32)
+
+
+def _grids(model: ir.Model, structure: Structure, ties: Ties, activations: Activations) -> dict[frozenset[str], Grid]:
+    """The scales that inputs of hard swishes and average pools may have, by group."""
+    found: dict[frozenset[str], Grid] = {}
     for node in model.graph:
-        if node.op_type != "HardSwish" or not structure.is_int8(node) or node.inputs[0] is None:
+        if node.op_type not in ("HardSwish", "AveragePool") or not structure.is_int8(node) or node.inputs[0] is None:
             continue
         name = value_name(node.inputs[0])
         params, group = activations.get(name), ties.group(name)
-        if params is None or params.dtype != "int8" or ties.is_fixed(name) or group in found:
+        if params is None or params.dtype != "int8" or ties.is_fixed(name):
             continue
-        steps = int(3 / float(params.scale[0]) * (1 + 1e-6))
-        if WHOLE_STEPS[0] <= steps <= WHOLE_STEPS[1]:
-            found[group] = steps
-            _rescale(group, np.float32(3 / steps), activations)
+        if node.op_type == "AveragePool":
+            elements = int(np.prod(node.attributes["kernel_shape"].as_ints()))
+            # Codes of eight bits and their sums stay exact in float32, so that a half is one for onnxruntime too.
+            if elements & (elements - 1) == 0 and elements <= LARGEST_WINDOW:
+                found.setdefault(group, short(16 - elements.bit_length()))
+        elif WHOLE_STEPS[0] <= 3 / float(params.scale[0]) * (1 + 1e-6) < WHOLE_STEPS[1] + 1:
+            found[group] = whole_steps
     return found
 
 
@@ -141,7 +171,7 @@ def _relations(
     model: ir.Model, structure: Structure, activations: Activations, whole: frozenset[str]
 ) -> Iterator[Relation]:
     for node in model.graph:
-        if node.op_type not in ("Add", "Sub", "HardSigmoid", "HardSwish") or not structure.is_int8(node):
+        if node.op_type not in RELATED or not structure.is_int8(node):
             continue
         output = structure.decisions[name_of(node)].fused_into or value_name(node.outputs[0])
         read = [value_name(value) for value in node.inputs if value is not None and constant_of(value) is None]
@@ -149,6 +179,8 @@ def _relations(
             continue
         if node.op_type == "HardSigmoid":
             yield _hard_sigmoid(node, output, read[0])
+        elif node.op_type in ("Relu", "Clip"):
+            yield Sum(output, ((read[0], 1.0),))
         elif node.op_type != "HardSwish":
             yield _sum(node, output)
         elif read[0] not in whole:
@@ -177,37 +209,34 @@ def _hard_sigmoid(node: ir.Node, output: str, source: str) -> Sum:
     return Sum(output, ((source, alpha),), (beta / 127, np.array([127.0])))  # beta as lowered: the largest code
 
 
-def _settle(group: frozenset[str], found: list[Relation], whole: int | None, activations: Activations) -> bool:
+def _settle(group: frozenset[str], found: list[Relation], grid: Grid | None, activations: Activations) -> bool:
     """Choose the group's scale, if the one it has does not do. Returns whether it changed."""
     if all(one.agrees(activations) for one in found):
         return False
-    scale = activations[found[0].output].scale[0]
-    for candidate in _candidates(scale, whole, found, activations):
+    scale = _scale(group, activations)
+    sums = [one for one in found if isinstance(one, Sum)]
+    for candidate in _nearest((grid or (fine if len(sums) == len(found) else coarse))(scale), sums, activations):
         _rescale(group, candidate, activations)
         if all(one.agrees(activations) for one in found):
             return True
-    _rescale(group, scale, activations)
+    _rescale(group, np.float32(scale), activations)
     return False
 
 
-def _candidates(
-    scale: np.float32, whole: int | None, found: list[Relation], activations: Activations
-) -> list[np.float32]:
-    """Scales to try: the next of 3 / n with ``whole``; for sums those whose multipliers are nearest to integers first."""
-    if whole is not None:
-        return [np.float32(3 / steps) for steps in range(whole - 1, whole - 1 - whole // WHOLE_STEPS[0], -1)]
-    sums = [one for one in found if isinstance(one, Sum)]
-    if len(sums) < len(found):
-        return list((np.float64(scale) * (1 + np.arange(EVALUATED) * COARSE)).astype(np.float32))
-    tried = (np.float64(scale) * (1 + np.arange(CANDIDATES) * 2.0**-21)).astype(np.float32)
-    distance = np.zeros(CANDIDATES)
+def _nearest(tried: Scales, sums: list[Sum], activations: Activations) -> Scales:
+    """The scales to evaluate: those first whose sums' multipliers are nearest to integers."""
+    distance = np.zeros(len(tried))
     for one in sums:
-        terms = one.terms(activations)
-        power = _power([(own / float(scale), steps) for own, steps in terms])
+        scale, terms = float(activations[one.output].scale[0]), one.terms(activations)
+        power = _power([(own / scale, steps) for own, steps in terms])
         for own, steps in terms:
-            multipliers = own / tried * power if own != float(scale) else np.full(CANDIDATES, power)
+            multipliers = own / tried.astype(np.float64) * power if own != scale else np.full(len(tried), power)
             distance += np.abs(multipliers - np.rint(multipliers)) * np.abs(steps).max()
-    return list(tried[np.argsort(distance, kind="stable")[:EVALUATED]])
+    return tried[np.argsort(distance, kind="stable")[:EVALUATED]]
+
+
+def _scale(group: frozenset[str], activations: Activations) -> float:
+    return float(next(activations[name] for name in group if name in activations).scale[0])
 
 
 def _power(ratios: Terms) -> float:
