@@ -11,7 +11,7 @@ Where the range of x is too narrow for that, LiteRT's kernel computes it in 16 b
 codes are right.
 
 An average of four codes is half a step every fourth time. With a scale of few digits onnxruntime's float32 finds exactly a half,
-and rounds it to even as XNNPACK does.
+and rounds it to even as XNNPACK does, if the zero point is even too.
 """
 
 from __future__ import annotations
@@ -107,6 +107,8 @@ def agreeing(model: ir.Model, structure: Structure, ties: Ties, activations: Act
     settled = dict(activations)
     grids = _grids(model, structure, ties, settled)
     for group, grid in grids.items():
+        if grid is not whole_steps:
+            _make_even(group, settled)
         _rescale(group, grid(_scale(group, settled))[0], settled)
     relations: dict[frozenset[str], list[Relation]] = {}
     whole = frozenset().union(*(group for group, grid in grids.items() if grid is whole_steps))
@@ -132,7 +134,8 @@ def short(bits: int) -> Grid:
 
     def grid(scale: float) -> Scales:
         step = 2.0 ** (np.floor(np.log2(scale)) + 1 - bits)
-        return ((np.ceil(scale / step) + np.arange(EVALUATED)) * step).astype(np.float32)
+        scales: Scales = ((np.ceil(scale / step) + np.arange(EVALUATED)) * step).astype(np.float32)
+        return scales
 
     return grid
 
@@ -165,6 +168,20 @@ def _grids(model: ir.Model, structure: Structure, ties: Ties, activations: Activ
         elif WHOLE_STEPS[0] <= 3 / float(params.scale[0]) * (1 + 1e-6) < WHOLE_STEPS[1] + 1:
             found[group] = whole_steps
     return found
+
+
+def _make_even(group: frozenset[str], activations: Activations) -> None:
+    """Give the group an even zero point, with a step less on the longer side and a scale that makes up for it.
+
+    onnxruntime's QLinearAveragePool rounds to even after it has added the zero point, the other kernels before.
+    """
+    for name in group & activations.keys():
+        params = activations[name]
+        below, above = params.zero_point - params.qmin, params.qmax - params.zero_point
+        if params.zero_point % 2:
+            moved, longer = (-1, below) if below > above else (1, above)
+            scale = params.scale * np.float32(longer / (longer - 1))
+            activations[name] = replace(params, scale=scale, zero_point=params.zero_point + moved)
 
 
 def _relations(
