@@ -36,7 +36,9 @@ CANDIDATES = 2048  # scales looked at for a sum
 EVALUATED = 64  # of them, on all pairs of codes
 WHOLE_STEPS = (16, 127)
 LARGEST_WINDOW = 16  # elements of an average pool, for whose halves a scale is shortened
-RELATED = ("Add", "Sub", "Relu", "Clip", "HardSigmoid", "HardSwish")
+LARGEST_MEAN = 1024  # elements, whose sums can have a quarter of a million values
+MEANS = ("GlobalAveragePool", "ReduceMean")
+RELATED = ("Add", "Sub", "Relu", "Clip", "HardSigmoid", "HardSwish", *MEANS)
 ROUNDS = 3  # an output's scale may be another sum's input that was settled before
 
 Activations = dict[str, QParams]
@@ -58,7 +60,7 @@ class Relation(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """An Add, a Sub, or a HardSigmoid as alpha * x + beta.
+    """An Add, a Sub, a HardSigmoid as alpha * x + beta, or the mean of ``count`` codes.
 
     Args:
         inputs: names of activations, each with the factor that multiplies it.
@@ -68,21 +70,26 @@ class Sum:
     output: str
     inputs: tuple[tuple[str, float], ...]
     constant: tuple[float, NDArray[np.float64]] | None = None
+    count: int = 1
 
     def terms(self, activations: Activations) -> Terms:
         found = []
         for name, factor in self.inputs:
             params = activations[name]
-            found.append((float(params.scale[0]) * abs(factor), _steps(params) * np.sign(factor)))
+            steps = _steps(params, self.count) * np.sign(factor)
+            found.append((float(params.scale[0]) * abs(factor) / self.count, steps))
         return found if self.constant is None else [*found, self.constant]
 
     def agrees(self, activations: Activations) -> bool:
-        """Whether no pair of codes comes out near a half, and fixed-point multipliers round every pair as exact ones do."""
+        """Whether no pair of codes comes out near a half, and fixed-point multipliers round every pair as exact ones do.
+
+        Means are multiplied by float32 everywhere.
+        """
         params = activations[self.output]
         ratios = [(own / float(params.scale[0]), steps) for own, steps in self.terms(activations)]
-        power = _power(ratios)
         exact = _outer([ratio * steps for ratio, steps in ratios])
-        fixed = _outer([np.rint(ratio * power) / power * steps for ratio, steps in ratios])
+        power = _power(ratios)
+        fixed = exact if self.count > 1 else _outer([np.rint(ratio * power) / power * steps for ratio, steps in ratios])
         inside = (exact > params.qmin - params.zero_point - 1) & (exact < params.qmax - params.zero_point + 1)
         return not bool((inside & (_near_half(exact) | (np.floor(exact + 0.5) != np.floor(fixed + 0.5)))).any())
 
@@ -196,8 +203,10 @@ def _relations(
             continue
         if node.op_type == "HardSigmoid":
             yield _hard_sigmoid(node, output, read[0])
-        elif node.op_type in ("Relu", "Clip"):
-            yield Sum(output, ((read[0], 1.0),))
+        elif node.op_type in ("Relu", "Clip", *MEANS):
+            count = _averaged(node) if node.op_type in MEANS else 1
+            if count <= LARGEST_MEAN:
+                yield Sum(output, ((read[0], 1.0),), count=count)
         elif node.op_type != "HardSwish":
             yield _sum(node, output)
         elif read[0] not in whole:
@@ -216,6 +225,16 @@ def _sum(node: ir.Node, output: str) -> Sum:
             codes = np.unique(params.quantize(array)).astype(np.float64)
             constant = float(params.scale[0]), (codes - params.zero_point) * factor
     return Sum(output, tuple(inputs), constant)
+
+
+def _averaged(node: ir.Node) -> int:
+    """Elements per mean."""
+    sizes = [
+        int(np.prod([size for size in value.shape or () if isinstance(size, int)]))
+        for value in (node.inputs[0], node.outputs[0])
+        if value is not None
+    ]
+    return sizes[0] // max(sizes[1], 1)
 
 
 def _hard_sigmoid(node: ir.Node, output: str, source: str) -> Sum:
@@ -261,9 +280,10 @@ def _power(ratios: Terms) -> float:
     return float(2.0 ** (MULTIPLIER_BITS - np.floor(np.log2(max(ratio for ratio, _ in ratios)))))
 
 
-def _steps(params: QParams) -> NDArray[np.float64]:
-    steps: NDArray[np.float64] = np.arange(params.qmin, params.qmax + 1, dtype=np.float64) - params.zero_point
-    return steps
+def _steps(params: QParams, count: int = 1) -> NDArray[np.float64]:
+    """All values that a sum of ``count`` codes can have, in steps from zero."""
+    lowest, highest = ((limit - params.zero_point) * count for limit in (params.qmin, params.qmax))
+    return np.arange(lowest, highest + 1, dtype=np.float64)
 
 
 def _outer(terms: list[NDArray[np.float64]]) -> NDArray[np.float64]:

@@ -316,7 +316,7 @@ class LoweringContext:
         """``tensor`` (float32, or integers with other parameters) with parameters ``quant``."""
         if tensor.quant == quant:
             return tensor
-        if tensor.quant is not None and tensor.data is None and tensor.quant.bits == quant.bits == 8:
+        if tensor.quant is not None and tensor.data is None and tensor.dtype == quant.dtype == np.int8:
             return self._requantize(tensor, quant)
         return self._cached("QUANTIZE", tensor, tensor.shape, quant.dtype, quant, (quant,))
 

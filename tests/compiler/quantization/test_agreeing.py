@@ -172,3 +172,14 @@ def test_halves_of_an_average_are_even_everywhere(low: float, tmp_path: Path) ->
     assert spec.activations["s"].scale[0] == shared.scale[0]
     half = shared.scale[0] / 2  # what rounding a zero point may take from either end
     assert shared.low <= low + half and shared.high >= 2.3 - half
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_means_are_equal(seed: int, tmp_path: Path) -> None:
+    model = hub("g (float[1, 512, 4, 4] a) => (float[1, 512, 1, 1] y) { y = GlobalAveragePool (a) }")
+    spec = planned(model, {"a": ranges(seed)["a"], "y": (-0.3, 0.4)})
+    codes = np.random.default_rng(seed).integers(-128, 128, (512, 4, 4))
+    want, got = both(model, spec, {"a": codes}, tmp_path)
+    assert np.array_equal(want, got)
+    steps = agreeing.Sum("y", (("a", 1.0),), count=16)
+    assert steps.agrees(dict(spec.activations))
