@@ -11,6 +11,7 @@ import onnx_ir as ir
 from compiler.calibration.collect import Calibration
 from compiler.calibration.observers import Range
 from compiler.errors import DataError
+from compiler.quantization.agreeing import agreeing
 from compiler.quantization.compression import Compression
 from compiler.quantization.mixed import unlike_concats
 from compiler.quantization.params import (
@@ -92,6 +93,7 @@ def plan(model: ir.Model, calibration: Calibration, options: QuantizeOptions | N
     activations = {
         name: ties.params(name, "int16" if name in widening.values else None) for name in structure.activations
     }
+    activations = agreeing(model, structure, ties, activations)
     decisions = {name: _widened(d, name in widening.nodes, options) for name, d in structure.decisions.items()}
     spec = QuantizationSpec(
         activations, (), decisions, conversions=conversions(model, structure, activations, widening)

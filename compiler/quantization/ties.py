@@ -52,6 +52,10 @@ class Ties:
         root = self._root(name)
         return frozenset(other for other in self._parent if self._root(other) == root)
 
+    def is_fixed(self, name: str) -> bool:
+        """Whether a kernel prescribes the parameters of ``name``'s group."""
+        return self._root(name) in self._fixed
+
     def params(self, name: str, dtype: str | None = None) -> QParams:
         """``dtype`` "int16" widens a group of int8 values; kernels prescribe one scale for all of their 16-bit outputs."""
         root, dtype = self._root(name), dtype or self._dtype

@@ -324,7 +324,25 @@ class LoweringContext:
         """``tensor`` (float32, or integers with other parameters) with parameters ``quant``."""
         if tensor.quant == quant:
             return tensor
+        if tensor.quant is not None and tensor.data is None and tensor.dtype == quant.dtype == np.int8:
+            return self._requantize(tensor, quant)
         return self._cached("QUANTIZE", tensor, tensor.shape, quant.dtype, quant, (quant,))
+
+    def _requantize(self, tensor: Tensor, quant: QuantParams) -> Tensor:
+        """int8 to int8 as a product with 1, which XNNPACK rounds once, in float32 (src/qs8-vmul, fp32).
+
+        Its QUANTIZE has eight fractional bits for the ratio of the scales (qs8-vcvt), a quarter of a step off at the range's ends.
+        """
+        key = ("MUL", tensor.index, quant)
+        if key not in self._cache:
+            result = self.writer.tensor(f"{self._node}/requantized", tensor.shape, quant.dtype, quant)
+            self.writer.operator("MUL", [tensor, self.integer_one()], [result], "MulOptions")
+            self._cache[key] = result
+        return self._cache[key]
+
+    def integer_one(self) -> Tensor:
+        """The number 1 as an int8 constant."""
+        return self.writer.constant("one", np.full((1,), 127, np.int8), per_tensor(1 / 127, 0))
 
     def _cached(
         self,

@@ -59,12 +59,14 @@ class TFLiteExporter:
         if lowered.refusals:
             raise UnsupportedModel(lowered.refusals)
         laid = relayout(lowered.context.writer, lowered.inputs, lowered.outputs)
+        notes = lowered.context.notes
+        del lowered  # with its copies of the constants
         if options.rebatch is not None:
             _free(laid, options.rebatch.twins(model)[1], options)
         content = laid.writer.finish(laid.inputs, laid.outputs, description=DESCRIPTION, metadata=options.metadata)
         with atomic_write(destination) as file:
             file.write(content)
-        return ExportResult(destination, (*_layout_notes(laid), *lowered.context.notes))
+        return ExportResult(destination, (*_layout_notes(laid), *notes))
 
 
 EXPORTER = TFLiteExporter()

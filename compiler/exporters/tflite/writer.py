@@ -110,8 +110,11 @@ class GraphWriter:
         return self._add(name, Tensor(len(self._tensors), tuple(shape), dtype, quant, variable=variable))
 
     def constant(self, name: str, data: Array, quant: QuantParams | None = None) -> Tensor:
-        """A constant. Equal content shares one buffer; equal constants share one tensor."""
-        data = np.asarray(data, order="C")
+        """A constant. Equal content shares one buffer; equal constants share one tensor.
+
+        ``data`` is kept as it comes, often a view of the hub's weights in another order; it is copied when the file is packed.
+        """
+        data = np.asarray(data)
         digest = _digest(data)
         key = (digest, data.shape, data.dtype.str, quant)
         if key not in self._constants:
@@ -288,8 +291,8 @@ class GraphWriter:
             table.buffer = self._buffer_of[_digest(tensor.data)]
         if tensor.quant is not None:
             table.quantization = self._fb.QuantizationParametersT()
-            table.quantization.scale = list(tensor.quant.scale)
-            table.quantization.zeroPoint = list(tensor.quant.zero_point)
+            table.quantization.scale = tensor.quant.scale
+            table.quantization.zeroPoint = tensor.quant.zero_point
             table.quantization.quantizedDimension = tensor.quant.axis
         return table
 
@@ -328,7 +331,9 @@ class _Buffer:
             raw = _raw(self._data)
             builder.StartVector(1, raw.size, BUFFER_ALIGNMENT)
             builder.head = builder.head - raw.size
-            builder.Bytes[builder.head : builder.head + raw.size] = raw.data
+            # A bytearray's own slices copy what is not a bytearray before they take it.
+            with memoryview(builder.Bytes) as content:
+                content[builder.head : builder.head + raw.size] = raw.data
             position = builder.EndVector()
         fb.BufferStart(builder)
         if position is not None:
@@ -337,7 +342,7 @@ class _Buffer:
 
 
 def _digest(data: Array) -> bytes:
-    return hashlib.sha256(_raw(np.ascontiguousarray(data)).data).digest()
+    return hashlib.sha256(_raw(data).data).digest()
 
 
 def _raw(data: Array) -> Array:

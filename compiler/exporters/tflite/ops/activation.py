@@ -30,14 +30,38 @@ if TYPE_CHECKING:
 @lowers("Relu")
 def relu(context: LoweringContext, node: ir.Node) -> None:
     need_type(attr.first(node), ("float32",))
-    elementwise(context, node, "RELU", integer=True)
+    _rectified(context, node, RELU)
+
+
+def _rectified(context: LoweringContext, node: ir.Node, kind: int) -> None:
+    """``kind``: the fused activation. In int8 a product with 1 clamps as well as RELU does, and delegates have it.
+
+    LiteRT's own int8 RELU takes 9.7 ns per element on one AVX2 core, XNNPACK's product 0.2.
+    """
+    source, output = attr.first(node), node.outputs[0]
+    quant = context.agreed([source], output)
+    if quant is None or quant.bits != 8:
+        elementwise(context, node, ("", "RELU", "RELU_N1_TO_1", "RELU6")[kind], integer=True)
+        return
+    perm = any_order(context, source)
+    operands = [context.read(source, perm, stored=True), context.integer_one()]
+    result = context.produce(output, perm, quant)
+    context.emit("MUL", operands, [result], "MulOptions", fusedActivationFunction=kind)
 
 
 @lowers("HardSwish")
 def hard_swish(context: LoweringContext, node: ir.Node) -> None:
-    """x * max(0, min(1, x/6 + 1/2)), the builtin's own definition. It has no int16 form, which takes three kernels that do."""
+    """x * max(0, min(1, x/6 + 1/2)), the builtin's own definition. It has no int16 form, which takes three kernels that do.
+
+    The int8 form computes in 16 bits, is off by one for up to 2 % of its codes, and no delegate runs it (4.2 ns per element on one
+    AVX2 core, the three below 0.15 to 0.5). Where 3 is a whole number of steps of x, which the quantizer sees to
+    (quantization/agreeing.py), x + 3 is a matter of codes, and the product rounds once.
+    """
     source, output = attr.first(node), node.outputs[0]
     quant = context.agreed([source], output)
+    if quant is not None and quant.bits == 8 and (steps := _whole_steps(context.quant(source), 3.0)):
+        _exact_hard_swish(context, node, quant, steps)
+        return
     if quant is None or quant.bits == 8:
         elementwise(context, node, "HARD_SWISH", integer=True)
         return
@@ -48,6 +72,26 @@ def hard_swish(context: LoweringContext, node: ir.Node) -> None:
     context.emit("MUL", [x, gate], [product], "MulOptions")
     sixth = integer_scalar(context, 1 / 6, quant.bits)
     context.emit("MUL", [product, sixth], [context.produce(output, perm, quant)], "MulOptions")
+
+
+def _whole_steps(quant: QuantParams | None, number: float) -> int:
+    """How many steps of ``quant`` are ``number``, if that is a whole number of an int8 code; else 0."""
+    steps = 0.0 if quant is None else number / quant.scale[0]
+    return round(steps) if steps <= 127 and abs(steps - round(steps)) < 1e-5 else 0
+
+
+def _exact_hard_swish(context: LoweringContext, node: ir.Node, quant: QuantParams, steps: int) -> None:
+    """x * (max(0, min(6, x + 3)) / 6), where 3 is ``steps`` of x: the division changes a scale and no code."""
+    perm = any_order(context, attr.first(node))
+    x = context.read(attr.first(node), perm, stored=True)
+    assert x.quant is not None
+    scale = x.quant.scale[0]
+    three = context.writer.constant("three", np.full((1,), steps, np.int8), per_tensor(scale, 0))
+    moved = context.temporary(x.shape, x, per_tensor(scale, -128))
+    context.emit("ADD", [x, three], [moved], "AddOptions", fusedActivationFunction=RELU6)
+    gate = context.temporary(x.shape, x, per_tensor(scale / 6, -128))
+    context.emit("MUL", [moved, integer_scalar(context, 1 / 6, 8)], [gate], "MulOptions")
+    context.emit("MUL", [x, gate], [context.produce(node.outputs[0], perm, quant)], "MulOptions")
 
 
 def _clamped(context: LoweringContext, x: Tensor, shift: float, high: float) -> Tensor:
@@ -162,7 +206,7 @@ def clip(context: LoweringContext, node: ir.Node) -> None:
         context.alias(output, source)  # saturation to the output's own range is the clip; QuantizeLinear requantizes
     elif kind is not None and (context.quant(source) is None or (quant is not None and (quant.bits, kind) != (16, 2))):
         need_type(source, ("float32",))
-        elementwise(context, node, ("", "RELU", "RELU_N1_TO_1", "RELU6")[kind], integer=True)
+        _rectified(context, node, kind)
     else:
         _general_clip(context, node)
         note_island(context, node, [source], None)

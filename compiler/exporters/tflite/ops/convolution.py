@@ -77,7 +77,7 @@ def conv(context: LoweringContext, node: ir.Node) -> None:
     filters = _filters(context, weight, order, quant is not None or context.hybrid(weight, 0))
     bias = bias_tensor(context, attr.operand(node, 2), kernel[0], x.quant if quant else None, filters)
     x, padding = _padded(context, x, win)
-    fields: dict[str, Any] = _convolution_fields(win, padding, activation)
+    fields: dict[str, Any] = convolution_fields(win, padding, activation)
     if depthwise:
         fields["depthMultiplier"] = kernel[0] // group
     result = _nhwc_output(context, output, win, quant)
@@ -112,7 +112,7 @@ def _padded(context: LoweringContext, x: Tensor, win: Window) -> tuple[Tensor, i
     return pad_spatial(context, x, win.pads), VALID
 
 
-def _convolution_fields(win: Window, padding: int, activation: int) -> dict[str, Any]:
+def convolution_fields(win: Window, padding: int, activation: int) -> dict[str, Any]:
     return {
         "padding": padding,
         "strideH": win.strides[0],

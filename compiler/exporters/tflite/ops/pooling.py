@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from compiler.exporters.tflite import attributes as attr
 from compiler.exporters.tflite import layout
-from compiler.exporters.tflite.context import LoweringContext, Unsupported, name_of, shape_of
-from compiler.exporters.tflite.ops.convolution import finish
+from compiler.exporters.tflite.context import NONE, LoweringContext, Unsupported, name_of, shape_of
+from compiler.exporters.tflite.ops.convolution import convolution_fields, finish
 from compiler.exporters.tflite.ops.shape import stored
 from compiler.exporters.tflite.ops.unary import need_type, note_island
 from compiler.exporters.tflite.ops.windows import SAME, VALID, Window, pad_spatial, to_nhwc, window
 from compiler.exporters.tflite.table import lowers
-from compiler.exporters.tflite.tensors import Array, Tensor
+from compiler.exporters.tflite.tensors import Array, QuantParams, Tensor, per_tensor
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+LARGEST_OF_ONES = 16  # elements of a window whose ones are stored, per channel
 
 
 def _window(node: ir.Node) -> Window:
@@ -76,13 +79,43 @@ def average_pool(context: LoweringContext, node: ir.Node) -> None:
     factor = None if plain else _window_over_count(node, win, include)
     quant = context.agreed([source], output) if factor is None else None
     x = to_nhwc(context, context.read(source, layout.channels_last(len(shape_of(source))), stored=quant is not None))
-    if plain:
+    if quant is not None and quant.bits == 8 and _sums_exactly(x, quant, win, plain):
+        result = _ones(context, x if win.unpadded else pad_spatial(context, x, win.pads), win, output)
+    elif plain:
         result = _pool(context, "AVERAGE_POOL_2D", x, win, VALID if win.unpadded else SAME, output)
     else:
         result = _pool(context, "AVERAGE_POOL_2D", pad_spatial(context, x, win.pads), win, VALID, output)
         result = result if factor is None else _recounted(context, result, factor)
     finish(context, output, result)
     note_island(context, node, [source], quant)
+
+
+def _sums_exactly(x: Tensor, quant: QuantParams, win: Window, plain: bool) -> bool:
+    """Whether a convolution with ones is the average: one scale, all elements of a window count, and few weights."""
+    return x.quant == quant and (win.unpadded or not plain) and win.kernel[0] * win.kernel[1] <= LARGEST_OF_ONES
+
+
+def _ones(context: LoweringContext, x: Tensor, win: Window, output: ir.Value) -> Tensor:
+    """The average as a depthwise convolution with ones at a scale of 1 / elements, which rounds as onnxruntime does.
+
+    LiteRT's AVERAGE_POOL_2D rounds halves away from zero, which a window of four meets every fourth time, and no delegate runs it.
+    """
+    assert x.quant is not None
+    channels, share = x.shape[3], 1 / (win.kernel[0] * win.kernel[1])
+    weight = context.writer.constant("ones", np.ones((1, *win.kernel, channels), np.int8), _along_channels(share))
+    scale = np.float32(x.quant.scale[0]) * np.float32(share)
+    bias = context.writer.constant("bias", np.zeros(channels, np.int32), per_tensor(float(scale), 0))
+    shape = shape_of(output)
+    result = context.writer.tensor(name_of(output), (shape[0], *win.outputs, channels), x.dtype, x.quant)
+    fields = convolution_fields(win, VALID, NONE)
+    context.emit(
+        "DEPTHWISE_CONV_2D", [x, weight, bias], [result], "DepthwiseConv2DOptions", depthMultiplier=1, **fields
+    )
+    return result
+
+
+def _along_channels(scale: float) -> QuantParams:
+    return replace(per_tensor(scale, 0), axis=3)
 
 
 def _window_over_count(node: ir.Node, win: Window, include: bool) -> Array | None:

@@ -125,7 +125,7 @@ class _Rewriting:
         self._new.operator(made.code, arguments, outputs, made.options, **made.fields)
 
     def _constant(self, name: str, data: Array, quant: QuantParams | None) -> Tensor:
-        return self._new.constant(name, np.ascontiguousarray(data), quant)
+        return self._new.constant(name, data, quant)
 
     def _own(self, tensor: Tensor | None, operation: Operation) -> Tensor | None:
         """Constants that a family handed through belong to the old graph."""

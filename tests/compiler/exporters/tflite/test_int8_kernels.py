@@ -27,7 +27,7 @@ QY = " qy = QuantizeLinear(r, sy, zy) y = DequantizeLinear(qy, sy, zy) "
 BODIES = {
     "hardswish": ("r = HardSwish(dx)", (4, 6, 6), "HARD_SWISH"),
     "sigmoid": ("r = Sigmoid(dx)", (4, 6, 6), "LOGISTIC"),
-    "relu": ("r = Relu(dx)", (4, 6, 6), "RELU"),
+    "relu": ("r = Relu(dx)", (4, 6, 6), "MUL"),
     "clip": ("lo = Constant<value_float: float = -10.0>() r = Clip(dx, lo)", (4, 6, 6), ""),
     "add": ("q2 = QuantizeLinear(dx, sw, zw) d2 = DequantizeLinear(q2, sw, zw) r = Add(dx, d2)", (4, 6, 6), "ADD"),
     "concat": (
