@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, Final
+from typing import IO, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,9 @@ from runtimes.artifact.delta.codecs import Decoder, damaged
 from runtimes.artifact.delta.contexts import Classes, Words
 from runtimes.artifact.delta.format import CLASSES, RATIOS, WIDTH, Kind, Predictor, Segment, stream_id
 from runtimes.artifact.delta.predict import Layout, Prediction
-from runtimes.artifact.delta.residuals import decode, words
-from runtimes.artifact.delta.tokens import BitReader
+from runtimes.artifact.delta.residuals import words
+from runtimes.artifact.delta.waiting import Residuals, Waiting
 
-CHUNK_ELEMENTS: Final = 1 << 16
 COPY_BYTES: Final = 1 << 17
 
 
@@ -40,14 +39,17 @@ class Decoding:
     decoders: dict[int, Decoder]
 
     def chunks(self) -> Iterator[tuple[int, bytes]]:
-        """(position in the result, bytes)."""
+        """(position in the result, bytes). What was given is in ``sink`` when the next one is asked for."""
         kinds = {segment.kind for segment in self.segments} & WIDTH.keys()
-        readers = {kind: _Residuals(kind, self.decoders) for kind in kinds}
+        waiting = Waiting({kind: Residuals(kind, self.decoders) for kind in kinds})
         for segment in self.segments:
+            if waiting.holds(segment.operands_in_result):
+                yield from waiting.settled()
             if segment.kind in WIDTH:
-                yield from self._residual(segment, readers[segment.kind])
+                yield from self._residual(segment, waiting)
             else:
                 yield from self._bytes(segment)
+        yield from waiting.settled()
 
     def _bytes(self, segment: Segment) -> Iterator[tuple[int, bytes]]:
         for start in range(0, segment.size, COPY_BYTES):
@@ -56,15 +58,17 @@ class Decoding:
             data = read_at(self.base, segment.base + start, size) if copied else self.decoders[_LITERAL].read(size)
             yield segment.result + start, data
 
-    def _residual(self, segment: Segment, reader: _Residuals) -> Iterator[tuple[int, bytes]]:
+    def _residual(self, segment: Segment, waiting: Waiting) -> Iterator[tuple[int, bytes]]:
         width = WIDTH[segment.kind]
         predicted = self._predictor(segment, self._classes(segment))
         total = segment.size // width
-        for start in range(0, total, CHUNK_ELEMENTS):
-            count = min(CHUNK_ELEMENTS, total - start)
-            made = predicted(start, count)
-            residuals = reader.read(count, made.context)
-            yield segment.result + start * width, decode(made.words, residuals, segment.kind, made.mirrored).tobytes()
+        start = 0
+        while start < total:
+            count = min(waiting.room, total - start)
+            waiting.add(segment.kind, segment.result + start * width, predicted(start, count))
+            start += count
+            if not waiting.room:
+                yield from waiting.settled()
 
     def _classes(self, segment: Segment) -> Classes:
         """[channels], or [1] for the whole segment. With more than one they are stored as differences to the first byte."""
@@ -104,25 +108,3 @@ _LITERAL: Final = stream_id(Kind.LITERAL)
 
 def _floats(file: IO[bytes], offset: int, count: int) -> NDArray[np.float32]:
     return np.frombuffer(read_at(file, offset, 4 * count), "<f4")
-
-
-class _Residuals:
-    """Reads one kind's residuals: tokens in their contexts, and the extra bits of elements wider than a byte."""
-
-    def __init__(self, kind: Kind, decoders: dict[int, Decoder]) -> None:
-        self._kind = kind
-        self._tokens = decoders[stream_id(kind)]
-        extra = decoders.get(stream_id(kind, 1))
-        self._bits = BitReader(extra.read if extra else _nothing, damaged)
-
-    def read(self, count: int, context: NDArray[Any]) -> Words:
-        tokens = self._tokens.read(count, context)
-        if WIDTH[self._kind] == 1:
-            return words(tokens, self._kind)
-        return self._bits.join(tokens, WIDTH[self._kind])
-
-
-def _nothing(size: int) -> bytes:
-    if size:
-        raise damaged("tokens ask for extra bits, of which there is no stream")
-    return b""
