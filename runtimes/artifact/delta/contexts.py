@@ -41,16 +41,18 @@ def contexts(base: Words, kind: Kind, classes: Classes) -> Classes:
     """``base``: [n] words; ``classes``: [n], or [1] for all. Returns [n] contexts below CONTEXTS."""
     if kind in ORDERED:
         wide = classes.astype(np.int16) - 2 * exponents(base, kind)
-        return np.clip(wide, 0, SIZES - 1).astype(np.uint8)
+        return np.minimum(np.maximum(wide, 0, wide), SIZES - 1, wide).astype(np.uint8)
     if kind is Kind.DIFF8:
-        magnitude = np.abs(base.view(np.int8).astype(np.int16)).astype(np.uint8) >> 5
-        found: Classes = 4 * np.minimum(classes, BYTE_CLASSES - 1) + np.minimum(magnitude, 3)
-        return found
+        # The magnitude of -128 is 128 as an unsigned byte, and only there the third bit appears.
+        magnitude = np.abs(base.view(np.int8)).view(np.uint8) >> np.uint8(5)
+        found: Classes = np.minimum(magnitude, 3, magnitude)
+        return found + 4 * np.minimum(classes, BYTE_CLASSES - 1)
     return np.broadcast_to(np.minimum(classes, SIZES - 1), base.shape)
 
 
 def rescaled_contexts(fraction: NDArray[np.float32], classes: Classes) -> Classes:
     """``fraction``: [n], from -0.5 to 0.5, what rounding took away from the prediction."""
-    part = np.minimum((np.abs(fraction) * np.float32(8)).astype(np.uint8), 3)
-    found: Classes = RESCALED + 4 * np.minimum(classes, BYTE_CLASSES - 1) + part
-    return found
+    part = np.abs(fraction)
+    part *= np.float32(8)
+    found: Classes = part.astype(np.uint8)
+    return np.minimum(found, 3, found) + (RESCALED + 4 * np.minimum(classes, BYTE_CLASSES - 1))

@@ -75,7 +75,7 @@ def rescaled(base: Words, kind: Kind, ratio: PerChannel, classes: Classes) -> Pr
     limits = np.iinfo(signed.dtype)
     with np.errstate(over="ignore"):
         exact = signed * ratio if kind is Kind.DIFF32 else signed.astype(np.float32) * ratio
-    clipped = np.clip(exact, limits.min, limits.max)
+    clipped = np.minimum(np.maximum(exact, exact.dtype.type(limits.min), exact), exact.dtype.type(limits.max), exact)
     whole = np.rint(clipped)
     words = whole.astype(signed.dtype).view(base.dtype)
     fraction = clipped - whole
