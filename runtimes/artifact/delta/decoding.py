@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from runtimes.artifact.delta import predict
 from runtimes.artifact.delta.codecs import Decoder, damaged
-from runtimes.artifact.delta.contexts import Classes, Words
+from runtimes.artifact.delta.contexts import Classes, Words, contexts
 from runtimes.artifact.delta.format import CLASSES, RATIOS, WIDTH, Kind, Predictor, Segment, stream_id
-from runtimes.artifact.delta.predict import Layout, Prediction
+from runtimes.artifact.delta.predict import Layout, Prediction, plain
 from runtimes.artifact.delta.residuals import words
-from runtimes.artifact.delta.waiting import Residuals, Waiting
+from runtimes.artifact.delta.waiting import Part, Residuals, Waiting
 
 COPY_BYTES: Final = 1 << 17
 
@@ -60,12 +60,15 @@ class Decoding:
 
     def _residual(self, segment: Segment, waiting: Waiting) -> Iterator[tuple[int, bytes]]:
         width = WIDTH[segment.kind]
-        predicted = self._predictor(segment, self._classes(segment))
+        predicted, classes = self._predictor(segment), self._classes(segment)
+        layout = Layout(segment.channels, segment.inner)
         total = segment.size // width
         start = 0
         while start < total:
             count = min(waiting.room, total - start)
-            waiting.add(segment.kind, segment.result + start * width, predicted(start, count))
+            made = predicted(start, count)
+            known = contexts(made.known, segment.kind, layout.spread(classes, start, count))
+            waiting.add(segment.kind, Part(segment.result + start * width, made, known))
             start += count
             if not waiting.room:
                 yield from waiting.settled()
@@ -75,7 +78,7 @@ class Decoding:
         stored = np.frombuffer(self.decoders[CLASSES].read(segment.class_bytes), np.uint8)
         return stored[1:] + stored[0] if segment.per_channel else stored
 
-    def _predictor(self, segment: Segment, classes: Classes) -> Callable[[int, int], Prediction]:
+    def _predictor(self, segment: Segment) -> Callable[[int, int], Prediction]:
         """A function from (first element, number of elements) to their prediction."""
         layout, kind, width = Layout(segment.channels, segment.inner), segment.kind, WIDTH[segment.kind]
 
@@ -86,21 +89,15 @@ class Decoding:
             case Predictor.RESCALE:
                 old = _floats(self.base, segment.left, segment.channels)
                 ratio = predict.ratios_of(old, _floats(self.sink, segment.right, segment.channels), kind)
-                return lambda i, n: predict.rescaled(
-                    base(i, n), kind, layout.spread(ratio, i, n), layout.spread(classes, i, n)
-                )
+                return lambda i, n: predict.rescaled(base(i, n), kind, layout.spread(ratio, i, n))
             case Predictor.PRODUCT:
                 scales = _floats(self.sink, segment.left, segment.channels)
                 scalar = _floats(self.sink, segment.right, 1)
-                return lambda i, n: predict.product(
-                    np.broadcast_to(layout.spread(scales, i, n), (n,)), scalar, layout.spread(classes, i, n)
-                )
+                return lambda i, n: predict.product(np.broadcast_to(layout.spread(scales, i, n), (n,)), scalar)
             case Predictor.RATIO:
                 steps = np.frombuffer(self.decoders[RATIOS].read(2 * segment.channels), "<i2")
-                return lambda i, n: predict.ratioed(
-                    base(i, n), kind, layout.spread(steps, i, n), layout.spread(classes, i, n)
-                )
-        return lambda i, n: predict.from_base(base(i, n), kind, layout.spread(classes, i, n))
+                return lambda i, n: predict.ratioed(base(i, n), kind, layout.spread(steps, i, n))
+        return lambda i, n: plain(base(i, n))
 
 
 _LITERAL: Final = stream_id(Kind.LITERAL)

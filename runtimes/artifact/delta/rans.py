@@ -31,7 +31,7 @@ MODEL_FILTERS: Final[list[dict[str, Any]]] = [
 ]
 WORDS_PER_READ: Final = 1 << 15
 _SLOT, _SHIFT, _ONE = np.uint32(SLOTS - 1), np.uint32(PRECISION), np.uint32(1)
-_LOW, _WORD, _SYMBOL = np.uint32(LOW), np.uint32(16), np.uint32(24)
+_LOW, _WORD, _FREQUENCY = np.uint32(LOW), np.uint32(16), np.uint32(20)
 
 Fail = Callable[[str], DeltaError]
 
@@ -72,13 +72,13 @@ def frequencies(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 def packed_tables(freq: NDArray[np.int64]) -> NDArray[np.uint32]:
     """[tables, 256] frequencies to [tables * 4096] words: all that a step needs lies in one, so that it looks up once.
 
-    Bits 0 to 11: slot - start of its symbol; 12 to 23: frequency - 1; 24 to 31: the symbol.
+    Bits 0 to 11: slot - start of its symbol; 12 to 19: the symbol; 20 to 31: frequency - 1.
     """
     return np.concatenate([_packed_table(row) for row in freq])
 
 
 def _packed_table(freq: NDArray[np.int64]) -> NDArray[np.uint32]:
-    word = np.arange(256) << 24 | np.maximum(freq - 1, 0) << PRECISION
+    word = np.maximum(freq - 1, 0) << _FREQUENCY | np.arange(256) << PRECISION
     offset = np.arange(SLOTS) - np.repeat(np.cumsum(freq) - freq, freq)
     packed: NDArray[np.uint32] = (np.repeat(word, freq) | offset).astype(np.uint32)
     return packed
@@ -108,7 +108,7 @@ class RansDecoder:
             count = min(self._lanes - self._lane, size - position)
             self._step(found[position : position + count])
             position += count
-        found >>= _SYMBOL
+        found >>= _SHIFT
         return found.astype(np.uint8).tobytes()
 
     def _step(self, found: NDArray[np.uint32]) -> None:
@@ -120,8 +120,7 @@ class RansDecoder:
         # Every index is below the table's size; "clip" only spares take a copy of its output.
         self._table.take(work, out=found, mode="clip")
         state >>= _SHIFT
-        np.right_shift(found, _SHIFT, work)
-        work &= _SLOT
+        np.right_shift(found, _FREQUENCY, work)
         work += _ONE
         state *= work
         np.bitwise_and(found, _SLOT, work)

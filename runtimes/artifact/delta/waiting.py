@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.artifact.delta.codecs import Decoder, damaged
-from runtimes.artifact.delta.contexts import Words
+from runtimes.artifact.delta.contexts import Classes, Words
 from runtimes.artifact.delta.format import WIDTH, Kind, stream_id
 from runtimes.artifact.delta.predict import Prediction
 from runtimes.artifact.delta.residuals import decode, words
@@ -23,8 +24,16 @@ from runtimes.artifact.delta.tokens import BitReader
 CHUNK_ELEMENTS: Final = 1 << 16
 MOST_PARTS: Final = 128  # ``holds`` looks at all of them for every segment
 
-Part = tuple[int, Prediction]  # position in the result, what is predicted there
 Ranges = tuple[tuple[int, int], ...]  # (start, end)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is predicted at ``position`` of the result, and the contexts of its residuals."""
+
+    position: int
+    made: Prediction
+    contexts: Classes
 
 
 class Residuals:
@@ -58,14 +67,14 @@ class Waiting:
         self._ranges: list[tuple[int, int]] = []
         self.room = CHUNK_ELEMENTS
 
-    def add(self, kind: Kind, position: int, made: Prediction) -> None:
-        self._parts[kind].append((position, made))
-        self._ranges.append((position, position + made.words.nbytes))
-        self.room = self.room - len(made.words) if len(self._ranges) < MOST_PARTS else 0
+    def add(self, kind: Kind, part: Part) -> None:
+        self._parts[kind].append(part)
+        self._ranges.append((part.position, part.position + part.made.words.nbytes))
+        self.room = self.room - len(part.made.words) if len(self._ranges) < MOST_PARTS else 0
 
     def holds(self, ranges: Ranges) -> bool:
         """Whether a byte of ``ranges`` is waiting."""
-        return any(start < high and low < end for low, high in ranges for start, end in self._ranges)
+        return bool(ranges) and any(start < high and low < end for low, high in ranges for start, end in self._ranges)
 
     def settled(self) -> Iterator[tuple[int, bytes]]:
         """(position in the result, bytes) of all that waited; empty afterwards. Raises DeltaError for damaged streams."""
@@ -73,20 +82,22 @@ class Waiting:
         self._ranges.clear()
         self.room = CHUNK_ELEMENTS
         for kind, of_kind in parts.items():
-            made = together([prediction for _, prediction in of_kind])
-            residuals = self._readers[kind].read(len(made.words), made.context)
-            data = memoryview(decode(made.words, residuals, kind, made.mirrored).tobytes())
+            predicted, context = _joined([p.made.words for p in of_kind]), _joined([p.contexts for p in of_kind])
+            residuals = self._readers[kind].read(len(predicted), context)
+            data = memoryview(decode(predicted, residuals, kind, _mirrored(of_kind)).tobytes())
             start = 0
-            for position, prediction in of_kind:
-                yield position, data[start : start + prediction.words.nbytes]
-                start += prediction.words.nbytes
+            for part in of_kind:
+                yield part.position, data[start : start + part.made.words.nbytes]
+                start += part.made.words.nbytes
 
 
-def together(made: list[Prediction]) -> Prediction:
-    """One prediction of all elements."""
-    if len(made) == 1:
-        return made[0]
-    mirrored = None
-    if any(m.mirrored is not None for m in made):
-        mirrored = np.concatenate([np.zeros(len(m.words), np.bool_) if m.mirrored is None else m.mirrored for m in made])
-    return Prediction(np.concatenate([m.words for m in made]), np.concatenate([m.context for m in made]), mirrored)
+def _joined(arrays: list[NDArray[Any]]) -> NDArray[Any]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _mirrored(parts: list[Part]) -> NDArray[np.bool_] | None:
+    if all(p.made.mirrored is None for p in parts):
+        return None
+    return _joined(
+        [np.zeros(len(p.made.words), np.bool_) if p.made.mirrored is None else p.made.mirrored for p in parts]
+    )
