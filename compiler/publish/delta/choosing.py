@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.publish.delta.pairing import Pairs
-from compiler.publish.delta.pieces import channel_gain, residuals_of
+from compiler.publish.delta.pieces import Attempt, attempt, channel_gain
 from compiler.publish.delta.walkers import TensorRange
 from runtimes.artifact.delta.contexts import Words
 from runtimes.artifact.delta.format import MAX_CHANNELS, Kind, Predictor, Segment
@@ -44,12 +44,11 @@ class Chooser:
             return self._products[tensor.offset]
         if old is None or tensor.size < MIN_RESIDUAL_BYTES:
             return literal
-        bits, best = min(
-            ((self._bits(option), option) for option in self._options(old, tensor)), key=lambda found: found[0]
-        )
+        options = (attempt(self._base, self._new, option) for option in self._options(old, tensor))
+        bits, best = min(((_bits(tried), tried) for tried in options), key=lambda found: found[0])
         if bits >= LITERAL_SHARE * 8 * tensor.size and bits >= 8 * len(zlib.compress(after, LITERAL_LEVEL)):
             return literal
-        return self._with_classes(best, tensor)
+        return _with_classes(best, tensor)
 
     def _options(self, old: TensorRange, tensor: TensorRange) -> Iterator[Segment]:
         plain = Segment(tensor.kind, old.offset, tensor.size, tensor.offset)
@@ -80,22 +79,24 @@ class Chooser:
                 inner=layout.inner,
             )
 
-    def _bits(self, option: Segment) -> float:
-        cost = {Predictor.BASE: 0.0, Predictor.RATIO: RATIO_COST_BITS * option.channels}
-        return residual_bits(residuals_of(self._base, self._new, option)) + cost.get(
-            option.predictor, OPERAND_COST_BITS
-        )
 
-    def _with_classes(self, best: Segment, tensor: TensorRange) -> Segment:
-        """One class per channel where that saves more than it costs."""
-        if best.kind is Kind.DIFF4:
-            return best
-        if best.predictor is not Predictor.BASE:
-            options = [replace(best, per_channel=True)] if best.channels >= MIN_CHANNELS else []
-        else:
-            options = [replace(best, per_channel=True, channels=x.channels, inner=x.inner) for x in _layouts(tensor)]
-        gains = [channel_gain(self._base, self._new, option) for option in options]
-        return options[int(np.argmax(gains))] if gains and max(gains) > 0 else best
+def _bits(tried: Attempt) -> float:
+    segment = tried.segment
+    cost = {Predictor.BASE: 0.0, Predictor.RATIO: RATIO_COST_BITS * segment.channels}
+    return residual_bits(tried.residuals) + cost.get(segment.predictor, OPERAND_COST_BITS)
+
+
+def _with_classes(tried: Attempt, tensor: TensorRange) -> Segment:
+    """One class per channel where that saves more than it costs."""
+    best = tried.segment
+    if best.kind is Kind.DIFF4:
+        return best
+    if best.predictor is not Predictor.BASE:
+        options = [replace(best, per_channel=True)] if best.channels >= MIN_CHANNELS else []
+    else:
+        options = [replace(best, per_channel=True, channels=x.channels, inner=x.inner) for x in _layouts(tensor)]
+    gains = [channel_gain(tried, option) for option in options]
+    return options[int(np.argmax(gains))] if gains and max(gains) > 0 else best
 
 
 def _layouts(tensor: TensorRange) -> list[Layout]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import bz2
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from compiler.publish.delta.rans import Contexts, Model, encode_rans, lanes_log2, model_of
+from compiler.publish.delta.streams import Stream
 from runtimes.artifact.delta.codecs import CODECS, MIN_DICTIONARY_LOG2, lzma_filters
 from runtimes.artifact.delta.format import Kind, stream_id
 
@@ -30,6 +31,7 @@ SAMPLES = 8
 ESTIMATE_SYMBOLS = 1 << 18
 SPARSE_BYTES = 1 << 12  # what deflates to this is so repetitive that LZMA2 is fast
 RANS_BYTES = 1 << 9  # a model costs more than it saves below
+MOST_GAIN = 1.3  # LZMA2 on what deflate makes of a small stream
 NOISE = 0.97  # weights whose sample deflates to more than this are stored: LZMA2 would gain as little
 
 
@@ -40,16 +42,23 @@ class Coded:
     data: bytes
 
 
-def smallest(stream: int, raw: bytes, contexts: Contexts | None = None) -> Coded:
-    """The smallest coding tried of ``raw``; ties go to the first, so that the same input gives the same bytes.
+def coded_streams(streams: Mapping[int, Stream]) -> dict[int, Coded]:
+    """The smallest coding tried of each stream, by stream id in rising order.
 
-    ``contexts``: [len(raw)], what the decoder will know of each byte.
+    Ties go to the first, so that the same input gives the same bytes.
     """
-    model = _model(raw, contexts)
-    most = _modelled_bytes(model, model.bits, len(raw)) if model else float("inf")
+    models = {stream: _model(*contents) for stream, contents in streams.items()}
+    expected = {stream: model.bits / 8 if model else len(streams[stream][0]) for stream, model in models.items()}
+    total = sum(expected.values())
+    return {stream: _smallest(stream, *streams[stream], models[stream], total) for stream in sorted(streams)}
+
+
+def _smallest(stream: int, raw: bytes, contexts: Contexts | None, model: Model | None, patch_bytes: float) -> Coded:
+    """``contexts``: [len(raw)], what the decoder will know of each byte."""
+    most = _modelled_bytes(model, model.bits, len(raw), patch_bytes) if model else float("inf")
     codings = list(_codings(stream, raw, most))
     if model and most < min(len(coded.data) for coded in codings):
-        params, data = encode_rans(np.frombuffer(raw, np.uint8), _all(raw, contexts), model)
+        params, data = encode_rans(np.frombuffer(raw, np.uint8), _all(raw, contexts), model, patch_bytes)
         codings.append(Coded(CODECS.get("rans").name, params, data))
     return min(codings, key=lambda coded: len(coded.data))
 
@@ -59,7 +68,7 @@ def _model(raw: bytes, contexts: Contexts | None) -> Model | None:
 
 
 def _all(raw: bytes, contexts: Contexts | None) -> Contexts:
-    return contexts if contexts is not None else np.zeros(len(raw), np.uint16)
+    return contexts if contexts is not None else np.zeros(len(raw), np.uint8)
 
 
 def estimate(raw: bytes, contexts: Contexts | None) -> float:
@@ -70,8 +79,8 @@ def estimate(raw: bytes, contexts: Contexts | None) -> float:
     return min(modelled, _deflate_share(raw) * len(raw))
 
 
-def _modelled_bytes(model: Model, bits: float, count: int) -> float:
-    return bits / 8 + len(model.stored) + (4 << lanes_log2(bits, count))
+def _modelled_bytes(model: Model, bits: float, count: int, patch_bytes: float = 0.0) -> float:
+    return bits / 8 + len(model.stored) + (4 << lanes_log2(max(patch_bytes, bits / 8), count))
 
 
 def _deflate_share(raw: bytes) -> float:
@@ -88,7 +97,8 @@ def _codings(stream: int, raw: bytes, most: float) -> Iterator[Coded]:
     limit = LITERAL_DICTIONARY_LOG2 if stream == stream_id(Kind.LITERAL) else PLANE_DICTIONARY_LOG2
     dictionary = min(limit, max(MIN_DICTIONARY_LOG2, len(raw).bit_length()))
     thorough = len(raw) <= THOROUGH_BYTES
-    if not thorough and _deflate_share(raw) * len(raw) > min(NOISE * len(raw), max(most, SPARSE_BYTES)):
+    hopeless = min(NOISE * len(raw), max(most, SPARSE_BYTES)) * (MOST_GAIN if thorough else 1)
+    if _deflate_share(raw) * len(raw) > hopeless:
         return
     for lc, lp, pb in _PROPERTIES if thorough else _PROPERTIES[1:2]:
         params = dictionary | lc << 8 | lp << 12 | pb << 16

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.errors import PublishError
-from compiler.publish.delta.coders import THOROUGH_BYTES, estimate, smallest
+from compiler.publish.delta.coders import THOROUGH_BYTES, coded_streams, estimate
 from compiler.publish.delta.plan import Plan, candidate_plans
 from compiler.publish.delta.streams import Streams, streams_of
 from runtimes.artifact.delta import apply_delta, read_header
@@ -111,12 +111,11 @@ def pack(base: bytes, new: bytes, plan: Plan) -> bytes:
 
 
 def _packed(base: bytes, new: bytes, plan: Plan, streams: Streams) -> bytes:
-    rows: list[StreamRow] = []
-    sections: list[bytes] = []
-    for stream, (raw, known) in sorted(streams.items()):
-        coded = smallest(stream, raw, known)
-        rows.append(StreamRow(stream, CODECS.get(coded.codec).wire_id, coded.params, len(raw), len(coded.data)))
-        sections.append(coded.data)
+    coded = coded_streams(streams)
+    rows = [
+        StreamRow(stream, CODECS.get(c.codec).wire_id, c.params, len(streams[stream][0]), len(c.data))
+        for stream, c in coded.items()
+    ]
     table = pack_segments(plan)
     header = Header(
         len(base),
@@ -127,4 +126,4 @@ def _packed(base: bytes, new: bytes, plan: Plan, streams: Streams) -> bytes:
         len(plan),
         len(table),
     )
-    return b"".join([pack_header(header), table, *sections])
+    return b"".join([pack_header(header), table, *(c.data for c in coded.values())])

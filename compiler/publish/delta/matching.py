@@ -7,6 +7,7 @@ Not a suffix array (bsdiff): the gaps are small, and tensors, which are large, a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from runtimes.artifact.delta.format import Kind, Segment
 
@@ -29,17 +30,25 @@ class Matcher:
     """Finds spans of a new file in the gaps of ``base``."""
 
     def __init__(self, base: bytes, gaps: Sequence[Span]) -> None:
-        self._base = base
-        self._words: dict[bytes, int] = {}
-        total = sum(end - start for start, end in gaps)
+        self._base, self._gaps = base, gaps
+
+    @cached_property
+    def _words(self) -> dict[bytes, int]:
+        """Made when first asked for: between tensors that did not move, everything is mostly as it was."""
+        base, words = self._base, dict[bytes, int]()
+        total = sum(end - start for start, end in self._gaps)
         stride = max(MIN_STRIDE, -(-total // MAX_WORDS))
-        for start, end in gaps:
+        for start, end in self._gaps:
             for offset in range(start, end - WORD_BYTES + 1, stride):
-                self._words.setdefault(base[offset : offset + WORD_BYTES], offset)
+                words.setdefault(base[offset : offset + WORD_BYTES], offset)
+        return words
 
     def segments(self, new: bytes, start: int, end: int) -> list[Segment]:
         """COPY and LITERAL segments that make ``new[start:end]``."""
         result: list[Segment] = []
+        if end - start < MIN_COPY_BYTES:
+            _add_literal(result, start, end)
+            return result
         literal = position = start
         scan_end = end if end - start <= MAX_SCAN_BYTES else start
         while position + WORD_BYTES <= scan_end:

@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.artifact.delta import predict
-from runtimes.artifact.delta.contexts import BYTE_CLASSES, SIZES, Classes, Words, exponents
+from runtimes.artifact.delta.contexts import BYTE_CLASSES, SIZES, Classes, Words, contexts, exponents
 from runtimes.artifact.delta.format import ORDERED, WIDTH, Kind, Predictor, Segment
 from runtimes.artifact.delta.predict import RATIO_ONE, Layout, Prediction
 from runtimes.artifact.delta.residuals import encode, words
 
 Steps = NDArray[np.int16]
-_WHOLE = np.zeros(1, np.uint8)
 CLASS_COST_BITS = 4.0  # of a channel's class, after coding: measured 2.5 to 4
 FITTING_COST_BITS = 1.0  # a class fitted to few residuals says less of them than it seems
 
@@ -30,22 +29,29 @@ class Piece:
     steps: Steps | None
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A prediction of ``segment`` and what it leaves, before classes."""
+
+    segment: Segment
+    made: Prediction
+    residuals: Words
+    steps: Steps | None
+
+
+def attempt(base: bytes, new: bytes, segment: Segment) -> Attempt:
+    steps = ratio_steps(base, new, segment) if segment.predictor is Predictor.RATIO else None
+    made = _prediction(base, new, segment, steps)
+    residuals = encode(made.words, _words(new, segment.result, segment), segment.kind, made.mirrored)
+    return Attempt(segment, made, residuals, steps)
+
+
 def piece(base: bytes, new: bytes, segment: Segment) -> Piece:
     """All that the streams need of ``segment``."""
-    after = _words(new, segment.result, segment)
-    steps = ratio_steps(base, new, segment) if segment.predictor is Predictor.RATIO else None
-    made = _prediction(base, new, segment, steps, _WHOLE)
-    residuals = encode(made.words, after, segment.kind, made.mirrored)
-    classes = _classes(residuals, made.words, segment)
-    context = _prediction(base, new, segment, steps, _spread(classes, segment)).context
-    return Piece(residuals, context, _stored(classes) if segment.per_channel else classes, steps)
-
-
-def residuals_of(base: bytes, new: bytes, segment: Segment) -> Words:
-    """Residuals alone, for choosing among predictors."""
-    steps = ratio_steps(base, new, segment) if segment.predictor is Predictor.RATIO else None
-    made = _prediction(base, new, segment, steps, _WHOLE)
-    return encode(made.words, _words(new, segment.result, segment), segment.kind, made.mirrored)
+    tried = attempt(base, new, segment)
+    classes = _classes(tried.residuals, tried.made.words, segment)
+    context = contexts(tried.made.known, segment.kind, _spread(classes, segment))
+    return Piece(tried.residuals, context, _stored(classes) if segment.per_channel else classes, tried.steps)
 
 
 def _words(data: bytes, offset: int, segment: Segment) -> Words:
@@ -60,20 +66,20 @@ def _spread(values: NDArray[Any], segment: Segment) -> NDArray[Any]:
     return Layout(segment.channels, segment.inner).spread(values, 0, segment.size // WIDTH[segment.kind])
 
 
-def _prediction(base: bytes, new: bytes, segment: Segment, steps: Steps | None, classes: Classes) -> Prediction:
+def _prediction(base: bytes, new: bytes, segment: Segment, steps: Steps | None) -> Prediction:
     kind, count = segment.kind, segment.size // WIDTH[segment.kind]
     match segment.predictor:
         case Predictor.RESCALE:
             old, now = (_floats(d, at, segment.channels) for d, at in ((base, segment.left), (new, segment.right)))
             ratio = _spread(predict.ratios_of(old, now, kind), segment)
-            return predict.rescaled(_words(base, segment.base, segment), kind, ratio, classes)
+            return predict.rescaled(_words(base, segment.base, segment), kind, ratio)
         case Predictor.PRODUCT:
             scales = np.broadcast_to(_spread(_floats(new, segment.left, segment.channels), segment), (count,))
-            return predict.product(scales, _floats(new, segment.right, 1), classes)
+            return predict.product(scales, _floats(new, segment.right, 1))
     before = _words(base, segment.base, segment)
     if steps is not None:
-        return predict.ratioed(before, kind, _spread(steps, segment), classes)
-    return predict.from_base(before, kind, classes)
+        return predict.ratioed(before, kind, _spread(steps, segment))
+    return predict.plain(before)
 
 
 def ratio_steps(base: bytes, new: bytes, segment: Segment) -> Steps:
@@ -134,11 +140,9 @@ def _stored(classes: Classes) -> Classes:
     return np.concatenate([[first], classes - first]).astype(np.uint8)
 
 
-def channel_gain(base: bytes, new: bytes, segment: Segment) -> float:
-    """Bits that a class per channel saves, its own cost subtracted. ``segment`` has the channels to try."""
-    steps = ratio_steps(base, new, segment) if segment.predictor is Predictor.RATIO else None
-    made = _prediction(base, new, segment, steps, _WHOLE)
-    residuals = encode(made.words, _words(new, segment.result, segment), segment.kind, made.mirrored)
+def channel_gain(tried: Attempt, segment: Segment) -> float:
+    """Bits that a class per channel saves, its own cost subtracted. ``segment``: ``tried``'s, with the channels to try."""
+    residuals, made = tried.residuals, tried.made
     magnitude = _magnitudes(residuals, made.words, segment.kind)
     if segment.kind in ORDERED:  # back to steps of the typical exponent
         magnitude /= np.exp2(np.median(exponents(made.words, segment.kind)))

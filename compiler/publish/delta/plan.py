@@ -6,7 +6,7 @@ from bisect import bisect_right
 from dataclasses import replace
 
 from compiler.publish.delta.choosing import Chooser
-from compiler.publish.delta.matching import Matcher, gaps_between
+from compiler.publish.delta.matching import Matcher, Span, gaps_between
 from compiler.publish.delta.pairing import paired
 from compiler.publish.delta.walkers import TensorRange, find_tensors
 from runtimes.artifact.delta.format import Kind, Predictor, Segment
@@ -36,18 +36,21 @@ def _tensor_plan(base: bytes, new: bytes, new_tensors: list[TensorRange]) -> Pla
     pairs = paired(base, new, old_tensors, new_tensors)
     chooser = Chooser(base, new, pairs, new_tensors)
     plan: Plan = []
-    position = 0
+    position = place = 0
     for tensor in new_tensors:
-        plan += _gap_segments(base, new, position, tensor.offset, plan, matcher)
+        plan += _gap_segments(base, new, (position, tensor.offset), place, matcher)
         plan.append(chooser.segment(tensor))
         position = tensor.offset + tensor.size
-    plan += _gap_segments(base, new, position, len(new), plan, matcher)
+        old = pairs.get(tensor.offset)
+        place = old.offset + old.size if old else place + position - tensor.offset
+    plan += _gap_segments(base, new, (position, len(new)), place, matcher)
     return _in_decoding_order(_merged(plan))
 
 
-def _gap_segments(base: bytes, new: bytes, start: int, end: int, plan: Plan, matcher: Matcher) -> Plan:
-    """What lies between two tensors: the base's next bytes if they are the same, however few, else what the matcher finds."""
-    place = plan[-1].base + plan[-1].size if plan and plan[-1].reads_base else 0
+def _gap_segments(base: bytes, new: bytes, gap: Span, place: int, matcher: Matcher) -> Plan:
+    """What lies between two tensors: the base's bytes from ``place`` on if they are the same, however few, else what the
+    matcher finds."""
+    start, end = gap
     if start < end and base[place : place + end - start] == new[start:end]:
         return [Segment(Kind.COPY, place, end - start, start)]
     return matcher.segments(new, start, end)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,6 +17,7 @@ from runtimes.artifact.delta.rans import (
     MAX_TABLES,
     MODEL_FILTERS,
     PRECISION,
+    SLOTS,
     counts_of,
     frequencies,
 )
@@ -24,12 +26,11 @@ Symbols = NDArray[np.uint8]
 Contexts = NDArray[np.uint8]
 
 SYMBOL_COST_BITS = 7.0  # a count in a table, after LZMA2: measured 5 to 8
-BYTES_PER_LANE = 256  # a lane costs two to three bytes beyond the entropy: about one percent
-SMALL_BYTES_PER_LANE, SMALL_LANES = (
-    48,
-    16,
-)  # a small stream may lose more of itself: a step costs 10 us, however few lanes
-SYMBOLS_PER_LANE = 8192  # ... unless almost everything is zero: then decoding speed decides
+# A lane costs about three bytes beyond the entropy, a step of the decoder about 10 us, however few its lanes are. A step may
+# cost four bytes, all lanes one percent of the patch; where almost everything is zero, decoding speed decides.
+LANES_PER_ROOT = 4 / 3
+PATCH_BYTES_PER_LANE = 256
+SYMBOLS_PER_LANE = 8192
 _CODED_COUNTS = counts_of(np.arange(256, dtype=np.uint8))
 
 
@@ -40,11 +41,7 @@ class Model:
     table: NDArray[np.int64]
     codes: NDArray[np.uint8]
     bits: float  # what the symbols that it was made from will take
-
-    @property
-    def stored(self) -> bytes:
-        raw = self.table.astype(np.uint8).tobytes() + self.codes.tobytes()
-        return lzma.compress(raw, lzma.FORMAT_RAW, filters=MODEL_FILTERS)
+    stored: bytes  # both, as the stream holds them
 
 
 def model_of(symbols: Symbols, contexts: Contexts) -> Model:
@@ -60,53 +57,55 @@ def model_of(symbols: Symbols, contexts: Contexts) -> Model:
     codes = _coded(merged)
     share = frequencies(counts_of(codes)) / (1 << PRECISION)
     bits = -(merged * np.log2(np.where(merged > 0, share, 1.0))).sum()
-    return Model(table, codes, float(bits))
+    raw = table.astype(np.uint8).tobytes() + codes.tobytes()
+    return Model(table, codes, float(bits), lzma.compress(raw, lzma.FORMAT_RAW, filters=MODEL_FILTERS))
 
 
-def encode_rans(symbols: Symbols, contexts: Contexts, model: Model) -> tuple[int, bytes]:
-    """(params, stored bytes). Lanes are chosen so that they cost little and yet decode many symbols per step."""
-    log2 = lanes_log2(model.bits, len(symbols))
+def encode_rans(symbols: Symbols, contexts: Contexts, model: Model, patch_bytes: float = 0.0) -> tuple[int, bytes]:
+    """(params, stored bytes). ``patch_bytes``: about what the whole patch will take, if this is only a part of one."""
+    log2 = lanes_log2(max(patch_bytes, model.bits / 8), len(symbols))
     states, words = _code(symbols, model.table[contexts], model, 1 << log2)
     stored = model.stored
     data = len(stored).to_bytes(4, "little") + stored + states.astype("<u4").tobytes() + words.astype("<u2").tobytes()
     return log2 | len(model.codes) << 8, data
 
 
-def lanes_log2(bits: float, count: int) -> int:
-    """Lanes for ``count`` symbols that take ``bits``."""
-    size = bits / 8
-    wanted = max(size / BYTES_PER_LANE, min(size / SMALL_BYTES_PER_LANE, SMALL_LANES), count / SYMBOLS_PER_LANE, 1)
-    return min(round(float(np.log2(wanted))), MAX_LANES_LOG2)
+def lanes_log2(patch_bytes: float, count: int) -> int:
+    """Lanes for ``count`` symbols of a patch of that size."""
+    balanced = min((LANES_PER_ROOT * count) ** 0.5, patch_bytes / PATCH_BYTES_PER_LANE)
+    return min(round(math.log2(max(balanced, count / SYMBOLS_PER_LANE, 1))), MAX_LANES_LOG2)
 
 
 def _code(
     symbols: Symbols, table: NDArray[np.int64], model: Model, lanes: int
-) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+) -> tuple[NDArray[np.float64], NDArray[np.uint16]]:
+    """(states [lanes], words). All in float64, which holds every state exactly and divides eight times as fast as integers.
+
+    floor(state / f) is exact: a quotient that is no integer lies 2^-12 or more below one, its rounding error is below 2^-20.
+    """
     freq = frequencies(counts_of(model.codes))
-    row = (table << 8) + symbols
-    freqs = freq.reshape(-1).astype(np.uint32)[row]
-    starts = (np.cumsum(freq, axis=1) - freq).reshape(-1).astype(np.uint32)[row]
-    states = np.full(lanes, LOW, np.uint32)
-    words: list[NDArray[np.uint32]] = []
+    freqs, starts = freq.astype(np.float64).ravel(), (np.cumsum(freq, axis=1) - freq).astype(np.float64).ravel()
+    row = (table << 8) | symbols
+    states = np.full(lanes, float(LOW))
+    words: list[NDArray[np.float64]] = []
     for first in range((len(symbols) - 1) // lanes * lanes, -1, -lanes):
-        f, start = freqs[first : first + lanes], starts[first : first + lanes]
-        state = states[: len(f)]
-        full = np.flatnonzero(state >> np.uint32(32 - PRECISION) >= f)
-        words.append(state[full] & np.uint32(0xFFFF))
-        state[full] >>= np.uint32(16)
-        quotient, rest = np.divmod(state, f)
-        states[: len(f)] = (quotient << np.uint32(PRECISION)) + start + rest
-    return states, np.concatenate([*words[::-1], np.zeros(0, np.uint32)])
+        rows = row[first : first + lanes]
+        f, state = freqs.take(rows), states[: len(rows)]
+        full = np.flatnonzero(state >= f * (LOW << (16 - PRECISION)))
+        above = state.take(full)
+        kept = np.floor(above / LOW)
+        words.append(above - kept * LOW)
+        state[full] = kept
+        state += np.floor(state / f) * (SLOTS - f)
+        state += starts.take(rows)
+    return states, np.concatenate([*words[::-1], np.zeros(0)]).astype(np.uint16)
 
 
 def _counts(symbols: Symbols, contexts: Contexts) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(contexts that occur [k], counts [k, 256]); rare contexts beyond the limit count for the one before them."""
-    seen = np.bincount(contexts, minlength=CONTEXTS)
-    present = np.flatnonzero(seen)
-    place = np.zeros(CONTEXTS, np.int64)
-    place[present] = np.arange(len(present))
-    flat = np.bincount((place[contexts] << 8) + symbols, minlength=256 * len(present))
-    return present, flat.reshape(-1, 256).astype(np.int64)
+    """(contexts that occur [k], counts [k, 256])."""
+    flat = np.bincount(contexts.astype(np.uint16) << 8 | symbols, minlength=256 * CONTEXTS).reshape(-1, 256)
+    present = np.flatnonzero(flat.any(axis=1))
+    return present, flat[present].astype(np.int64)
 
 
 def _merge(counts: NDArray[np.float64]) -> NDArray[np.int64]:

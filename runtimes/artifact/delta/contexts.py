@@ -27,6 +27,7 @@ EXPONENTS: Final = {Kind.ORDERED16: (10, 31, 0), Kind.BRAIN16: (7, 255, 61), Kin
 
 Words = NDArray[np.unsignedinteger[Any]]
 Classes = NDArray[np.uint8]
+Known = Words | NDArray[np.float32]
 
 
 def exponents(base: Words, kind: Kind) -> NDArray[np.int16]:
@@ -37,20 +38,34 @@ def exponents(base: Words, kind: Kind) -> NDArray[np.int16]:
     return found
 
 
-def contexts(base: Words, kind: Kind, classes: Classes) -> Classes:
-    """``base``: [n] words; ``classes``: [n], or [1] for all. Returns [n] contexts below CONTEXTS."""
+def contexts(known: Known, kind: Kind, classes: Classes) -> Classes:
+    """[n] contexts below CONTEXTS. ``classes``: [n], or [1] for all.
+
+    ``known``: [n] words of the base, or what rounding took away from predicted bytes, from -0.5 to 0.5.
+    """
+    if known.dtype == np.float32:
+        return _rescaled(known, classes)
+    base: Words = known
     if kind in ORDERED:
         wide = classes.astype(np.int16) - 2 * exponents(base, kind)
-        return np.clip(wide, 0, SIZES - 1).astype(np.uint8)
+        return np.minimum(np.maximum(wide, 0, wide), SIZES - 1, wide).astype(np.uint8)
     if kind is Kind.DIFF8:
-        magnitude = np.abs(base.view(np.int8).astype(np.int16)).astype(np.uint8) >> 5
-        found: Classes = 4 * np.minimum(classes, BYTE_CLASSES - 1) + np.minimum(magnitude, 3)
-        return found
+        # The magnitude of -128 is 128 as an unsigned byte: the only one to give 4.
+        return _at_most_three(np.abs(base.view(np.int8)).view(np.uint8) >> np.uint8(5)) + _coarse(classes)
     return np.broadcast_to(np.minimum(classes, SIZES - 1), base.shape)
 
 
-def rescaled_contexts(fraction: NDArray[np.float32], classes: Classes) -> Classes:
-    """``fraction``: [n], from -0.5 to 0.5, what rounding took away from the prediction."""
-    part = np.minimum((np.abs(fraction) * np.float32(8)).astype(np.uint8), 3)
-    found: Classes = RESCALED + 4 * np.minimum(classes, BYTE_CLASSES - 1) + part
+def _rescaled(fraction: NDArray[np.float32], classes: Classes) -> Classes:
+    part = np.abs(fraction)
+    part *= np.float32(8)
+    return _at_most_three(part.astype(np.uint8)) + (_coarse(classes) + np.uint8(RESCALED))
+
+
+def _coarse(classes: Classes) -> Classes:
+    found: Classes = 4 * np.minimum(classes, BYTE_CLASSES - 1)
     return found
+
+
+def _at_most_three(part: Classes) -> Classes:
+    """min(part, 3) of [n] numbers from 0 to 4: numpy's minimum of bytes costs eight times as much."""
+    return part - (part >> np.uint8(2))

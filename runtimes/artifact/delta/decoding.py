@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, Final
+from typing import IO, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.artifact.delta import predict
 from runtimes.artifact.delta.codecs import Decoder, damaged
-from runtimes.artifact.delta.contexts import Classes, Words
+from runtimes.artifact.delta.contexts import Classes, Words, contexts
 from runtimes.artifact.delta.format import CLASSES, RATIOS, WIDTH, Kind, Predictor, Segment, stream_id
-from runtimes.artifact.delta.predict import Layout, Prediction
-from runtimes.artifact.delta.residuals import decode, words
-from runtimes.artifact.delta.tokens import BitReader
+from runtimes.artifact.delta.predict import Layout, Prediction, plain
+from runtimes.artifact.delta.residuals import words
+from runtimes.artifact.delta.waiting import Part, Residuals, Waiting
 
-CHUNK_ELEMENTS: Final = 1 << 16
 COPY_BYTES: Final = 1 << 17
 
 
@@ -40,14 +39,17 @@ class Decoding:
     decoders: dict[int, Decoder]
 
     def chunks(self) -> Iterator[tuple[int, bytes]]:
-        """(position in the result, bytes)."""
+        """(position in the result, bytes). What was given is in ``sink`` when the next one is asked for."""
         kinds = {segment.kind for segment in self.segments} & WIDTH.keys()
-        readers = {kind: _Residuals(kind, self.decoders) for kind in kinds}
+        waiting = Waiting({kind: Residuals(kind, self.decoders) for kind in kinds})
         for segment in self.segments:
+            if waiting.holds(segment.operands_in_result):
+                yield from waiting.settled()
             if segment.kind in WIDTH:
-                yield from self._residual(segment, readers[segment.kind])
+                yield from self._residual(segment, waiting)
             else:
                 yield from self._bytes(segment)
+        yield from waiting.settled()
 
     def _bytes(self, segment: Segment) -> Iterator[tuple[int, bytes]]:
         for start in range(0, segment.size, COPY_BYTES):
@@ -56,22 +58,27 @@ class Decoding:
             data = read_at(self.base, segment.base + start, size) if copied else self.decoders[_LITERAL].read(size)
             yield segment.result + start, data
 
-    def _residual(self, segment: Segment, reader: _Residuals) -> Iterator[tuple[int, bytes]]:
+    def _residual(self, segment: Segment, waiting: Waiting) -> Iterator[tuple[int, bytes]]:
         width = WIDTH[segment.kind]
-        predicted = self._predictor(segment, self._classes(segment))
+        predicted, classes = self._predictor(segment), self._classes(segment)
+        layout = Layout(segment.channels, segment.inner)
         total = segment.size // width
-        for start in range(0, total, CHUNK_ELEMENTS):
-            count = min(CHUNK_ELEMENTS, total - start)
+        start = 0
+        while start < total:
+            count = min(waiting.room, total - start)
             made = predicted(start, count)
-            residuals = reader.read(count, made.context)
-            yield segment.result + start * width, decode(made.words, residuals, segment.kind, made.mirrored).tobytes()
+            known = contexts(made.known, segment.kind, layout.spread(classes, start, count))
+            waiting.add(segment.kind, Part(segment.result + start * width, made, known))
+            start += count
+            if not waiting.room:
+                yield from waiting.settled()
 
     def _classes(self, segment: Segment) -> Classes:
         """[channels], or [1] for the whole segment. With more than one they are stored as differences to the first byte."""
         stored = np.frombuffer(self.decoders[CLASSES].read(segment.class_bytes), np.uint8)
         return stored[1:] + stored[0] if segment.per_channel else stored
 
-    def _predictor(self, segment: Segment, classes: Classes) -> Callable[[int, int], Prediction]:
+    def _predictor(self, segment: Segment) -> Callable[[int, int], Prediction]:
         """A function from (first element, number of elements) to their prediction."""
         layout, kind, width = Layout(segment.channels, segment.inner), segment.kind, WIDTH[segment.kind]
 
@@ -82,21 +89,15 @@ class Decoding:
             case Predictor.RESCALE:
                 old = _floats(self.base, segment.left, segment.channels)
                 ratio = predict.ratios_of(old, _floats(self.sink, segment.right, segment.channels), kind)
-                return lambda i, n: predict.rescaled(
-                    base(i, n), kind, layout.spread(ratio, i, n), layout.spread(classes, i, n)
-                )
+                return lambda i, n: predict.rescaled(base(i, n), kind, layout.spread(ratio, i, n))
             case Predictor.PRODUCT:
                 scales = _floats(self.sink, segment.left, segment.channels)
                 scalar = _floats(self.sink, segment.right, 1)
-                return lambda i, n: predict.product(
-                    np.broadcast_to(layout.spread(scales, i, n), (n,)), scalar, layout.spread(classes, i, n)
-                )
+                return lambda i, n: predict.product(np.broadcast_to(layout.spread(scales, i, n), (n,)), scalar)
             case Predictor.RATIO:
                 steps = np.frombuffer(self.decoders[RATIOS].read(2 * segment.channels), "<i2")
-                return lambda i, n: predict.ratioed(
-                    base(i, n), kind, layout.spread(steps, i, n), layout.spread(classes, i, n)
-                )
-        return lambda i, n: predict.from_base(base(i, n), kind, layout.spread(classes, i, n))
+                return lambda i, n: predict.ratioed(base(i, n), kind, layout.spread(steps, i, n))
+        return lambda i, n: plain(base(i, n))
 
 
 _LITERAL: Final = stream_id(Kind.LITERAL)
@@ -104,25 +105,3 @@ _LITERAL: Final = stream_id(Kind.LITERAL)
 
 def _floats(file: IO[bytes], offset: int, count: int) -> NDArray[np.float32]:
     return np.frombuffer(read_at(file, offset, 4 * count), "<f4")
-
-
-class _Residuals:
-    """Reads one kind's residuals: tokens in their contexts, and the extra bits of elements wider than a byte."""
-
-    def __init__(self, kind: Kind, decoders: dict[int, Decoder]) -> None:
-        self._kind = kind
-        self._tokens = decoders[stream_id(kind)]
-        extra = decoders.get(stream_id(kind, 1))
-        self._bits = BitReader(extra.read if extra else _nothing, damaged)
-
-    def read(self, count: int, context: NDArray[Any]) -> Words:
-        tokens = self._tokens.read(count, context)
-        if WIDTH[self._kind] == 1:
-            return words(tokens, self._kind)
-        return self._bits.join(tokens, WIDTH[self._kind])
-
-
-def _nothing(size: int) -> bytes:
-    if size:
-        raise damaged("tokens ask for extra bits, of which there is no stream")
-    return b""

@@ -139,6 +139,15 @@ class Segment:
         return self.kind is not Kind.LITERAL and self.predictor is not Predictor.PRODUCT
 
     @property
+    def operands_in_result(self) -> tuple[tuple[int, int], ...]:
+        """(start, end) of what the predictor reads of the result."""
+        if self.predictor is Predictor.RESCALE:
+            return ((self.right, self.right + 4 * self.channels),)
+        if self.predictor is Predictor.PRODUCT:
+            return ((self.left, self.left + 4 * self.channels), (self.right, self.right + 4))
+        return ()
+
+    @property
     def class_bytes(self) -> int:
         """Bytes of the stream CLASSES: one for the segment, and with ``per_channel`` one more for each channel."""
         return 0 if self.kind not in WIDTH else 1 + (self.channels if self.per_channel else 0)

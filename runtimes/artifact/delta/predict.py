@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.artifact.delta.contexts import Classes, Words, contexts, rescaled_contexts
+from runtimes.artifact.delta.contexts import Known, Words
 from runtimes.artifact.delta.format import Kind
 
 RATIO_ONE: Final = 8192
@@ -29,10 +29,13 @@ PerChannel = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """``words``: [n] predicted elements. ``context``: [n]. ``mirrored``: [n] where the residual's sign is turned round."""
+    """``words``: [n] predicted elements. ``known``: [n], what their contexts follow from (contexts.py).
+
+    ``mirrored``: [n] where the residual's sign is turned round.
+    """
 
     words: Words
-    context: Classes
+    known: Known
     mirrored: NDArray[np.bool_] | None = None
 
 
@@ -44,16 +47,18 @@ class Layout:
     inner: int
 
     def spread(self, values: PerChannel, start: int, count: int) -> PerChannel:
-        """[channels] values as [count] elements from element ``start`` on; one value serves as it is."""
+        """[channels] values as [count] elements from element ``start`` on; [1] where one value serves them all."""
         if len(values) == 1:
             return values
         first, last = start // self.inner, (start + count - 1) // self.inner
         rows: PerChannel = values[np.arange(first, last + 1) % self.channels]
-        if self.inner == 1:
+        if self.inner == 1 or len(rows) == 1:
             return rows
-        edges = np.clip(np.arange(first, last + 2) * self.inner, start, start + count)
-        spread: PerChannel = np.repeat(rows, np.diff(edges))
-        return spread
+        if self.inner > count:
+            edges = np.clip(np.arange(first, last + 2) * self.inner, start, start + count)
+            return np.repeat(rows, np.diff(edges))
+        begin = start - first * self.inner
+        return np.repeat(rows, self.inner)[begin : begin + count]
 
 
 def ratios_of(old: NDArray[np.float32], new: NDArray[np.float32], kind: Kind) -> PerChannel:
@@ -65,33 +70,31 @@ def ratios_of(old: NDArray[np.float32], new: NDArray[np.float32], kind: Kind) ->
     return np.where(np.isfinite(ratio), ratio, ratio.dtype.type(1))
 
 
-def from_base(base: Words, kind: Kind, classes: Classes) -> Prediction:
-    return Prediction(base, contexts(base, kind, classes))
+def plain(base: Words) -> Prediction:
+    return Prediction(base, base)
 
 
-def rescaled(base: Words, kind: Kind, ratio: PerChannel, classes: Classes) -> Prediction:
+def rescaled(base: Words, kind: Kind, ratio: PerChannel) -> Prediction:
     """``ratio``: [n], or [1] for all."""
     signed = base.view(f"<i{base.itemsize}")
     limits = np.iinfo(signed.dtype)
     with np.errstate(over="ignore"):
         exact = signed * ratio if kind is Kind.DIFF32 else signed.astype(np.float32) * ratio
-    clipped = np.clip(exact, limits.min, limits.max)
+    clipped = np.minimum(np.maximum(exact, exact.dtype.type(limits.min), exact), exact.dtype.type(limits.max), exact)
     whole = np.rint(clipped)
     words = whole.astype(signed.dtype).view(base.dtype)
     fraction = clipped - whole
-    if kind is Kind.DIFF32:
-        return Prediction(words, contexts(words, kind, classes), fraction < 0)
-    return Prediction(words, rescaled_contexts(fraction, classes), fraction < 0)
+    return Prediction(words, words if kind is Kind.DIFF32 else fraction, fraction < 0)
 
 
-def product(scales: NDArray[np.float32], scalar: NDArray[np.float32], classes: Classes) -> Prediction:
+def product(scales: NDArray[np.float32], scalar: NDArray[np.float32]) -> Prediction:
     """``scales``: [n]; ``scalar``: [1]."""
     with np.errstate(all="ignore"):
         words = (scales * scalar).astype("<f4").view("<u4")
-    return Prediction(words, contexts(words, Kind.ORDERED32, classes))
+    return Prediction(words, words)
 
 
-def ratioed(base: Words, kind: Kind, steps: NDArray[np.int16], classes: Classes) -> Prediction:
+def ratioed(base: Words, kind: Kind, steps: NDArray[np.int16]) -> Prediction:
     """``steps``: [n] or [1], the k above."""
     ratio = np.float32(1) + steps.astype(np.float32) / np.float32(RATIO_ONE)
     with np.errstate(all="ignore"):
@@ -102,4 +105,4 @@ def ratioed(base: Words, kind: Kind, steps: NDArray[np.int16], classes: Classes)
             moved = (base.view("<f4") * ratio).astype("<f4", copy=False).view("<u4")
             exponent = (base >> np.uint32(23)) & np.uint32(255)
             extreme = (exponent < _EXTREME) | (exponent == 255)
-    return Prediction(np.where(extreme, base, moved).astype(base.dtype, copy=False), contexts(base, kind, classes))
+    return Prediction(np.where(extreme, base, moved).astype(base.dtype, copy=False), base)

@@ -31,7 +31,7 @@ MODEL_FILTERS: Final[list[dict[str, Any]]] = [
 ]
 WORDS_PER_READ: Final = 1 << 15
 _SLOT, _SHIFT, _ONE = np.uint32(SLOTS - 1), np.uint32(PRECISION), np.uint32(1)
-_LOW, _WORD = np.uint32(LOW), np.uint32(16)
+_LOW, _WORD, _FREQUENCY = np.uint32(LOW), np.uint32(16), np.uint32(20)
 
 Fail = Callable[[str], DeltaError]
 
@@ -72,13 +72,13 @@ def frequencies(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 def packed_tables(freq: NDArray[np.int64]) -> NDArray[np.uint32]:
     """[tables, 256] frequencies to [tables * 4096] words: all that a step needs lies in one, so that it looks up once.
 
-    Bits 0 to 11: slot - start of its symbol; 12 to 23: frequency - 1; 24 to 31: the symbol.
+    Bits 0 to 11: slot - start of its symbol; 12 to 19: the symbol; 20 to 31: frequency - 1.
     """
     return np.concatenate([_packed_table(row) for row in freq])
 
 
 def _packed_table(freq: NDArray[np.int64]) -> NDArray[np.uint32]:
-    word = np.arange(256) << 24 | np.maximum(freq - 1, 0) << PRECISION
+    word = np.maximum(freq - 1, 0) << _FREQUENCY | np.arange(256) << PRECISION
     offset = np.arange(SLOTS) - np.repeat(np.cumsum(freq) - freq, freq)
     packed: NDArray[np.uint32] = (np.repeat(word, freq) | offset).astype(np.uint32)
     return packed
@@ -95,33 +95,42 @@ class RansDecoder:
         self._table = packed_tables(freq)
         self._states = np.frombuffer(self._exactly(4 * self._lanes), "<u4").astype(np.uint32)
         self._lane = 0
+        self._work = np.empty(self._lanes, np.uint32)
+        self._below = np.empty(self._lanes, np.bool_)
         self._words = np.zeros(0, np.uint32)
         self._used = 0
 
     def read(self, size: int, contexts: NDArray[np.uint8] | None = None) -> bytes:
         """``contexts``: [size], the context of every symbol; None is context 0 for all."""
-        first = self._first.take(contexts) if contexts is not None else np.full(size, self._first[0])
-        found = np.empty(size, np.uint32)
+        found = self._first.take(contexts) if contexts is not None else np.full(size, self._first[0])
         position = 0
         while position < size:
             count = min(self._lanes - self._lane, size - position)
-            self._step(first[position : position + count], found[position : position + count])
+            self._step(found[position : position + count])
             position += count
-        return (found >> np.uint32(24)).astype(np.uint8).tobytes()
+        found >>= _SHIFT
+        return found.astype(np.uint8).tobytes()
 
-    def _step(self, first: NDArray[np.uint32], found: NDArray[np.uint32]) -> None:
-        """One symbol of each of the next lanes. ``first``: [lanes], where each one's table begins; ``found`` receives."""
-        count = len(first)
-        state = self._states[self._lane : self._lane + count]
-        first += state & _SLOT
+    def _step(self, found: NDArray[np.uint32]) -> None:
+        """One symbol of each of the next lanes. ``found``: [lanes], where each one's table begins; receives its words."""
+        count = len(found)
+        state, work, below = self._states[self._lane : self._lane + count], self._work[:count], self._below[:count]
+        np.bitwise_and(state, _SLOT, work)
+        work += found
         # Every index is below the table's size; "clip" only spares take a copy of its output.
-        self._table.take(first, out=found, mode="clip")
+        self._table.take(work, out=found, mode="clip")
         state >>= _SHIFT
-        state *= ((found >> _SHIFT) & _SLOT) + _ONE
-        state += found & _SLOT
-        low = (state < _LOW).nonzero()[0]
+        np.right_shift(found, _FREQUENCY, work)
+        work += _ONE
+        state *= work
+        np.bitwise_and(found, _SLOT, work)
+        state += work
+        low = np.less(state, _LOW, below).nonzero()[0]
         if low.size:
-            state[low] = (state.take(low) << _WORD) | self._next(low.size)
+            fed = state.take(low)
+            fed <<= _WORD
+            fed |= self._next(low.size)
+            state[low] = fed
         self._lane = (self._lane + count) % self._lanes
 
     def _next(self, count: int) -> NDArray[np.uint32]:

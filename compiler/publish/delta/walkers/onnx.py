@@ -60,13 +60,13 @@ def fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         tag, position = varint(data, position)
         value = position
         match tag & 7:
+            case 2:
+                size, value = varint(data, position)
+                position = value + size
             case 0:
                 _, position = varint(data, position)
             case 1:
                 position += 8
-            case 2:
-                size, value = varint(data, position)
-                position = value + size
             case 5:
                 position += 4
             case other:
@@ -78,6 +78,9 @@ def fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
 
 def varint(data: bytes, position: int) -> tuple[int, int]:
     """(value, position after it). Raises ValueError above ten bytes, IndexError at the end of the data."""
+    value = data[position]
+    if value < 0x80:  # nearly always
+        return value, position + 1
     value = 0
     for shift in range(0, 70, 7):
         byte = data[position]
