@@ -152,7 +152,7 @@ def _finish(op: Operation, result: Result, real: Real) -> dict[str, Value]:
 
 
 def _as_declared(output: Output, result: Array, real: Real) -> Array:
-    """Round to the declared type (float32 means ``real``); a shape or kind that differs from the declaration is an error in the program."""
+    """Round to the declared type (float32 means ``real``); another shape or kind than declared is an error in the program."""
     result = np.asarray(result)
     if output.type is None:
         raise ValueError(f"output {output.name!r} is declared as something other than a tensor")
