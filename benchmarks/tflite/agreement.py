@@ -1,6 +1,6 @@
 """`python -m benchmarks.tflite.agreement`: INT8 as TFLite against onnxruntime on the same quantized hub, layer by layer and whole.
 
-Per layer, LiteRT gets the integers that onnxruntime had before the layer (compiler/exporters/tflite/layerwise.py). Whole, both get
+Per layer, LiteRT gets the integers that onnxruntime had before the layer (compiler/verification/layerwise.py). Whole, both get
 the same images. Also counts the transposes before and after axis orders are assigned. Writes docs/conformance/tflite_int8.md.
 """
 
@@ -21,11 +21,11 @@ from benchmarks.tflite.nets import CALIBRATED, Net, prepare
 from compiler.exporters.base import ExportOptions
 from compiler.exporters.tflite import EXPORTER
 from compiler.exporters.tflite.exporter import lower
-from compiler.exporters.tflite.layerwise import LayerAgreement, agreement
 from compiler.exporters.tflite.relayout import relayout
 from compiler.exporters.tflite.writer import GraphWriter
 from compiler.hub_session import open_hub
 from compiler.hubfacts import output_scales
+from compiler.verification.layerwise import LayerAgreement, agreement
 from profiles.schema import Precision
 from runtimes.registry import open_session
 from runtimes.session import Array, run_dataset

@@ -3,19 +3,23 @@
 Precision: operands in float16 are widened to float32, the whole operation (a convolution with its bias, a softmax) is
 computed there, and the result is rounded to float16 once, ties to even. Apple's CPU and GPU accumulate in float16 or
 float32 depending on kernel; the wider choice is the one that every target approximates.
+
+A program that quantizes activations is computed in float64, its float32 tensors too: between dequantize and quantize integer
+hardware adds up integers, which rounds nothing (docs/adr/0029-exact-between-integers.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from runtimes.coreml_reference import ops  # noqa: F401  (registers every family)
 from runtimes.coreml_reference.control import CONTROL, run_control
 from runtimes.coreml_reference.program import Operation, Output, Program, Ref, Value
-from runtimes.coreml_reference.registry import EVALUATIONS, Call, Result
+from runtimes.coreml_reference.registry import EVALUATIONS, Call, Real, Result
 from runtimes.errors import InferenceFailed, ModelLoadError
 from runtimes.session import Array
 
@@ -43,13 +47,14 @@ class Evaluator:
     def __init__(self, program: Program) -> None:
         _refuse_unknown(program)
         self._program = program
+        self._real: Real = np.float64 if "quantize" in _kinds(program.operations) else np.float32
         self._constants = dict(program.constants)
         self._steps: list[Operation] = []
         for op in program.operations:
             # Weights decode once. A chain of constexpr operations only ever reads constants.
             if op.type.startswith("constexpr_") and all(name in self._constants for name in op.reads()):
                 try:
-                    self._constants.update(_apply(op, self._constants))
+                    self._constants.update(self._apply(op, self._constants))
                 except InferenceFailed as error:
                     raise ModelLoadError(error.message, remedy=error.remedy) from error
             else:
@@ -82,7 +87,7 @@ class Evaluator:
 
     def _execute(self, values: dict[str, Value], *, keep_last: bool = False) -> Iterator[Operation]:
         for op, dying in zip(self._steps, self._last_use, strict=True):
-            values.update(_apply(op, values, self._constants))
+            values.update(self._apply(op, values, self._constants))
             if keep_last:
                 yield op
             for name in dying:
@@ -92,7 +97,10 @@ class Evaluator:
         value = values[name] if name in values else self._constants[name]
         if not isinstance(value, np.ndarray):
             raise InferenceFailed(f"Output {name!r} is no tensor.", remedy="Return tensors from the program.")
-        return value
+        return value.astype(np.float32) if value.dtype == self._real else value
+
+    def _apply(self, op: Operation, *scopes: Mapping[str, Value]) -> dict[str, Value]:
+        return _apply(op, *scopes, real=self._real)
 
 
 def _refuse_unknown(program: Program) -> None:
@@ -111,20 +119,20 @@ def _kinds(operations: Iterable[Operation]) -> Iterator[str]:
             yield from _kinds(body.operations)
 
 
-def _apply(op: Operation, *scopes: Mapping[str, Value]) -> dict[str, Value]:
-    """Compute ``op``. Raises InferenceFailed naming it."""
+def _apply(op: Operation, *scopes: Mapping[str, Value], real: Real) -> dict[str, Value]:
+    """Compute ``op``, floats in ``real``. Raises InferenceFailed naming it."""
 
     def resolve(arg: Ref | Value) -> Value:
         return next(scope[arg.name] for scope in scopes if arg.name in scope) if isinstance(arg, Ref) else arg
 
     try:
         if op.type in CONTROL:
-            return run_control(op, scopes, _apply)
-        call = Call(op, {key: tuple(resolve(arg) for arg in args) for key, args in op.args.items()})
+            return run_control(op, scopes, partial(_apply, real=real))
+        call = Call(op, {key: tuple(resolve(arg) for arg in args) for key, args in op.args.items()}, real)
         # Overflow to infinity, 0/0 and log(0) are results here, as they are on the device.
         with np.errstate(all="ignore"):
             result = EVALUATIONS.get(op.type)(call)
-            return _finish(op, result)
+            return _finish(op, result, real)
     except _OPERAND_ERRORS as error:
         raise InferenceFailed(
             f"{op.type} {op.name!r}: {str(error) or type(error).__name__}.",
@@ -132,7 +140,7 @@ def _apply(op: Operation, *scopes: Mapping[str, Value]) -> dict[str, Value]:
         ) from error
 
 
-def _finish(op: Operation, result: Result) -> dict[str, Value]:
+def _finish(op: Operation, result: Result, real: Real) -> dict[str, Value]:
     results = result if isinstance(result, tuple) else (result,)
     if len(results) < len(op.outputs):
         raise ValueError(f"yields {len(results)} outputs, the program declares {len(op.outputs)}")
@@ -140,15 +148,15 @@ def _finish(op: Operation, result: Result) -> dict[str, Value]:
         op.type == "classify"
     ):  # a name and a dictionary, which are no tensors in MIL: arrays of names and of scores here
         return {o.name: r for o, r in zip(op.outputs, results, strict=False)}
-    return {o.name: _as_declared(o, r) for o, r in zip(op.outputs, results, strict=False)}
+    return {o.name: _as_declared(o, r, real) for o, r in zip(op.outputs, results, strict=False)}
 
 
-def _as_declared(output: Output, result: Array) -> Array:
-    """Round to the declared type; a shape or kind that differs from the declaration is an error in the program."""
+def _as_declared(output: Output, result: Array, real: Real) -> Array:
+    """Round to the declared type (float32 means ``real``); another shape or kind than declared is an error in the program."""
     result = np.asarray(result)
     if output.type is None:
         raise ValueError(f"output {output.name!r} is declared as something other than a tensor")
-    declared = np.dtype(output.type.dtype.numpy)
+    declared = np.dtype(real if output.type.dtype.name == "FLOAT32" else output.type.dtype.numpy)
     if result.dtype != declared:
         if _kind(result.dtype) != _kind(declared):
             raise ValueError(f"yields {result.dtype}, the program declares {declared}")

@@ -11,6 +11,7 @@ from profiles.registry import Registry
 from runtimes.coreml_reference.program import Operation, Value
 from runtimes.session import Array
 
+Real = type[np.float32] | type[np.float64]
 Name = str  # inside Call, ``str`` and ``int`` are accessors
 Number = int
 
@@ -19,10 +20,14 @@ class Call:
     """The arguments of one operation, by MIL's parameter names.
 
     A missing required argument, or one of the wrong kind, raises ValueError; the evaluator adds the operation's name.
+
+    Args:
+        real: what floats are computed in, float32 or float64.
     """
 
-    def __init__(self, op: Operation, args: dict[str, tuple[Value, ...]]) -> None:
+    def __init__(self, op: Operation, args: dict[str, tuple[Value, ...]], real: Real = np.float32) -> None:
         self.op = op
+        self.real = real
         self._args = args
 
     def has(self, name: str) -> bool:
@@ -35,8 +40,8 @@ class Call:
         return value
 
     def wide(self, name: str) -> Array:
-        """The tensor, float16 widened to float32: arithmetic is done there and rounded once at the end."""
-        return widen(self[name])
+        """The tensor, floats widened to ``real``: arithmetic is done there and rounded once at the end."""
+        return widen(self[name], self.real)
 
     def get(self, name: str) -> Array | None:
         return self.wide(name) if self.has(name) else None
@@ -87,8 +92,10 @@ class Call:
         return values[0]
 
 
-def widen(array: Array) -> Array:
-    return array.astype(np.float32) if array.dtype == np.float16 else array
+def widen(array: Array, real: Real = np.float32) -> Array:
+    """Floats narrower than ``real`` as ``real``; everything else as it is."""
+    narrow = array.dtype.kind == "f" and array.dtype.itemsize < np.dtype(real).itemsize
+    return array.astype(real) if narrow else array
 
 
 Result = Array | tuple[Array, ...]

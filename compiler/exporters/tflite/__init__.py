@@ -5,7 +5,6 @@ context.py     what a lowering asks: inputs in an axis order, outputs, fused act
 layout.py      axis orders: the algebra, and the first choice
 relayout/      axis orders assigned over the whole graph
 kernels.py     what LiteRT's kernels demand of quantized operators
-layerwise.py   each quantized layer alone against onnxruntime
 writer.py      tensors, buffers, operators -> flatbuffer;  versions.py  operator versions
 ops/           one file per operator family, registered in table.py
 """

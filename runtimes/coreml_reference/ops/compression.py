@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from runtimes.coreml_reference.ops.elementwise import cast_to
-from runtimes.coreml_reference.registry import Call, evaluates, widen
+from runtimes.coreml_reference.registry import Call, evaluates
 from runtimes.coreml_reference.types import CAST_NAMES, check_size, unpack_bits
 from runtimes.session import Array
 
@@ -27,12 +27,12 @@ def _along(vector: Array, x: Array, axis: int | None) -> Array:
 
 
 def _parameters(call: Call, x: Array) -> tuple[Array, Array]:
-    """scale and zero point, float32, ready to broadcast."""
+    """scale and zero point, ready to broadcast."""
     axis = call.int("axis") if call.has("axis") else None
     scale = _along(call.wide("scale"), x, axis)
     if not call.has("zero_point"):
-        return scale, np.zeros((), np.float32)
-    return scale, _along(call["zero_point"].astype(np.float32), x, axis)
+        return scale, np.zeros((), call.real)
+    return scale, _along(call["zero_point"].astype(call.real), x, axis)
 
 
 @evaluates("quantize")
@@ -42,7 +42,8 @@ def quantize(call: Call) -> Array:
     if name not in ("int8", "uint8"):
         raise ValueError(f"output_dtype {name!r} is not known")
     scale, zero = _parameters(call, x)
-    return cast_to(np.rint(x / scale) + zero, name)
+    steps = (x / scale).astype(np.float32)  # float32 is what MIL declares: what it cannot tell from a tie is one
+    return cast_to(np.rint(steps) + zero, name)
 
 
 @evaluates("dequantize")
@@ -50,14 +51,14 @@ def dequantize(call: Call) -> Array:
     """scale * (q - zero_point)"""
     q = call["input"]
     scale, zero = _parameters(call, q)
-    return scale * (q.astype(np.float32) - zero)
+    return np.asarray(scale * (q.astype(call.real) - zero))
 
 
 @evaluates("constexpr_affine_dequantize")
 def constexpr_affine_dequantize(call: Call) -> Array:
     q = call["quantized_data"]
     scale, zero = _parameters(call, q)
-    return scale * (q.astype(np.float32) - zero)
+    return np.asarray(scale * (q.astype(call.real) - zero))
 
 
 @evaluates("constexpr_cast")
@@ -71,11 +72,11 @@ def constexpr_cast(call: Call) -> Array:
 @evaluates("constexpr_blockwise_shift_scale")
 def constexpr_blockwise_shift_scale(call: Call) -> Array:
     """scale * (data - offset); blocks of data.shape[i] / scale.shape[i] elements share one scale and offset."""
-    data = call["data"].astype(np.float32)
+    data = call["data"].astype(call.real)
     scale = _spread(call.wide("scale"), data.shape)
     if not call.has("offset"):
-        return scale * data
-    return scale * (data - _spread(call["offset"].astype(np.float32), data.shape))
+        return np.asarray(scale * data)
+    return np.asarray(scale * (data - _spread(call["offset"].astype(call.real), data.shape)))
 
 
 def _spread(blocks: Array, shape: tuple[int, ...]) -> Array:
@@ -160,7 +161,7 @@ def constexpr_lut_to_sparse(call: Call) -> tuple[Array, ...]:
 @evaluates("constexpr_sparse_blockwise_shift_scale")
 def constexpr_sparse_blockwise_shift_scale(call: Call) -> tuple[Array, ...]:
     mask = call["data_mask"]
-    dense = _densify(call["nonzero_data"], mask).astype(np.float32)
+    dense = _densify(call["nonzero_data"], mask).astype(call.real)
     if call.has("offset"):
-        dense = dense - _spread(widen(call["offset"]).astype(np.float32), dense.shape)
+        dense = dense - _spread(call["offset"].astype(call.real), dense.shape)
     return mask, (_spread(call.wide("scale"), dense.shape) * dense)[mask != 0]

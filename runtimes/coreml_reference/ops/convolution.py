@@ -48,7 +48,7 @@ def dilated(kernel: Sequence[int], dilations: Sequence[int]) -> list[int]:
 def convolve(
     x: Array, weight: Array, strides: Sequence[int], dilations: Sequence[int], groups: int, pads: Pads
 ) -> Array:
-    """Correlate x [N, C, *D] with weight [O, C/groups, *K] to [N, O, *out], float32."""
+    """Correlate x [N, C, *D] with weight [O, C/groups, *K] to [N, O, *out], of x's type."""
     extents = dilated(weight.shape[2:], dilations)
     counts = [output_size(*item) for item in zip(x.shape[2:], pads, extents, strides, strict=True)]
     check_size([x.shape[0], weight.shape[0], *counts], x.dtype.itemsize)
@@ -68,7 +68,7 @@ def _depthwise(
     multiplier = weight.shape[0] // x.shape[1]
     if multiplier > 1:  # output channel c * multiplier + m reads input channel c
         x = np.repeat(x, multiplier, axis=1)
-    out = np.zeros((x.shape[0], weight.shape[0], *counts), dtype=np.float32)
+    out = np.zeros((x.shape[0], weight.shape[0], *counts), dtype=x.dtype)
     product = np.empty_like(out)
     for position in np.ndindex(*weight.shape[2:]):
         offsets = [p * d for p, d in zip(position, dilations, strict=True)]
@@ -84,7 +84,7 @@ def _dense(x: Array, weight: Array, strides: Sequence[int], dilations: Sequence[
         seen = np.ascontiguousarray(tap(x, [0] * len(counts), strides, counts))
         return np.asarray(np.matmul(rows, seen.reshape(*seen.shape[:2], -1)).reshape(x.shape[0], -1, *counts))
     windows = _windows(x, weight.shape[2:], strides, dilations)
-    out = np.empty((x.shape[0], weight.shape[0], *counts), dtype=np.float32)
+    out = np.empty((x.shape[0], weight.shape[0], *counts), dtype=x.dtype)
     # Cut along the longest output dimension, so that a slab of columns has about _SLAB_ELEMENTS.
     axis = int(np.argmax(counts))
     step = max(1, _SLAB_ELEMENTS * counts[axis] // max(1, rows.shape[1] * math.prod(counts)))
@@ -140,7 +140,7 @@ def _scatter_kernels(x: Array, weight: Array, strides: Sequence[int], dilations:
     sizes = [(d - 1) * s + e for d, s, e in zip(x.shape[2:], strides, extents, strict=True)]
     per_group = weight.shape[1]
     check_size([x.shape[0], per_group * groups, *sizes], x.dtype.itemsize)
-    out = np.zeros((x.shape[0], per_group * groups, *sizes), dtype=np.float32)
+    out = np.zeros((x.shape[0], per_group * groups, *sizes), dtype=x.dtype)
     flat = x.reshape(x.shape[0], groups, x.shape[1] // groups, -1)
     kernels = weight.reshape(groups, weight.shape[0] // groups, per_group, *weight.shape[2:])
     for position in np.ndindex(*weight.shape[2:]):

@@ -1,4 +1,4 @@
-"""Each quantized layer alone: fed the integers that onnxruntime had there, does LiteRT give the integers that onnxruntime gave?
+"""Each quantized layer alone: fed the integers that onnxruntime had there, does an artifact give the integers that it gave?
 
 End to end, a difference of one step grows over fifty layers as any perturbation of a deep net does. Layer by layer it cannot, so
 what is left is the kernels' own arithmetic. A layer is what lies between the quantizations of its inputs and of its output.
@@ -129,13 +129,15 @@ class _Split:
 def agreement(
     model: ir.Model, feeds: Feeds, exporter: Exporter, precision: Precision = Precision.INT8
 ) -> list[LayerAgreement]:
-    """Compare LiteRT with onnxruntime on every layer of the quantized hub ``model``, on every sample of ``feeds``."""
+    """Compare what ``exporter`` writes with onnxruntime on every layer of the quantized hub ``model``, on every sample."""
     parts = layers(model)
     taps = sorted({name for part in parts for name in (*part.inputs.values(), part.output)})
     with open_hub(model, taps=taps) as session:
         recorded = [session.run(sample) for sample in _samples(model, feeds)]
     with TemporaryDirectory() as folder:
-        return [_compare(part, recorded, exporter, precision, Path(folder) / "layer.tflite") for part in parts]
+        return [
+            _compare(part, recorded, exporter, precision, Path(folder) / f"layer{exporter.suffix}") for part in parts
+        ]
 
 
 def _samples(model: ir.Model, feeds: Feeds) -> list[dict[str, Array]]:

@@ -11,11 +11,11 @@ import pytest
 
 from compiler.calibration.dataset import make_dataset
 from compiler.exporters.tflite import EXPORTER
-from compiler.exporters.tflite.layerwise import LayerAgreement, agreement, layers, worst_share
 from compiler.hubfacts import hub_inputs
 from compiler.passes import clean_up
 from compiler.quantization.engine import quantize
 from compiler.quantization.plan import QuantizeOptions
+from compiler.verification.layerwise import LayerAgreement, agreement, layers, worst_share
 from tests.compiler.exporters.tflite.support import hub, text
 
 pytest.importorskip("ai_edge_litert")
