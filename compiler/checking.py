@@ -84,8 +84,10 @@ def _diverging(item: Exported, shaped: Shaped, truth: Truth, lowered: Verified) 
     gate = lowering_gate(name, variant.precision, lowered.parity, variant.half)
     if gate is None or gate.ok or variant.format is not Format.COREML:
         return {}
-    feeds = {key: array[: truth.batch or 1] if array.ndim else array for key, array in truth.feeds.items()}
-    first = first_diverging(item.result.path, shaped.model(variant.precision), feeds, gate.limit)
+    model = shaped.model(variant.precision)
+    first_run = {spec.name: (spec.shape[0] if spec.shape else None) or truth.batch or 1 for spec in hub_inputs(model)}
+    feeds = {key: array[: first_run[key]] if array.ndim else array for key, array in truth.feeds.items()}
+    first = first_diverging(item.result.path, model, feeds, gate.limit)
     return {name: f"First of all, {first}." if first else "Each tensor of the first sample is within it."}
 
 

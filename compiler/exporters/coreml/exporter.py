@@ -10,8 +10,8 @@ from compiler.decompose import settle
 from compiler.errors import Refusal, UnsupportedModel
 from compiler.exporters.base import Exporter, ExportOptions, ExportResult
 from compiler.exporters.coreml.build import Built, build
-from compiler.exporters.coreml.carried import keep_carried_shapes
 from compiler.exporters.coreml.package import write_package
+from compiler.passes.carried import keep_carried_shapes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
