@@ -132,7 +132,7 @@ def _tolerance(artifacts: tuple[ArtifactReport, ...], samples: int) -> dict[str,
 def _samples(array: Array, picked: Array, count: int) -> Array:
     """The picked samples of ``count``, each of as many rows as ``array`` has for it (one, unless the model has no batch axis)."""
     rows = max(1, len(array) // count)
-    return array[(picked[:, np.newaxis] * rows + np.arange(rows)).ravel()]
+    return np.asarray(array[(picked[:, np.newaxis] * rows + np.arange(rows)).ravel()])
 
 
 def _spread(count: int) -> Array:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runtimes.session import Array
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -54,7 +56,7 @@ def _stays(end: ir.Value, given: ir.Value) -> bool:
     return "value" in node.attributes and bool(np.all(node.attributes["value"].as_tensor().numpy()))
 
 
-def _constant(value: ir.Value | None) -> np.ndarray | None:  # type: ignore[type-arg]
+def _constant(value: ir.Value | None) -> Array | None:
     return None if value is None or value.const_value is None else np.asarray(value.const_value.numpy())
 
 
