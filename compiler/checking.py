@@ -20,7 +20,7 @@ from compiler.stages import Exported, Shaped
 from compiler.verification.diverging import first_diverging
 from compiler.verification.metrics import StepAgreement, parity, step_agreement
 from compiler.verification.sizes import check_sizes
-from compiler.verification.verify import Truth, Verified, first_samples, verify_artifact
+from compiler.verification.verify import Truth, Verified, verify_artifact
 from profiles.schema import Format, Precision
 from runtimes.errors import ChildFailed, RuntimeFailure
 from runtimes.preprocess import ImageInput, prepare_pixels
@@ -84,8 +84,10 @@ def _diverging(item: Exported, shaped: Shaped, truth: Truth, lowered: Verified) 
     gate = lowering_gate(name, variant.precision, lowered.parity, variant.half)
     if gate is None or gate.ok or variant.format is not Format.COREML:
         return {}
-    feeds = first_samples(truth, truth.batch or 1)
-    first = first_diverging(item.result.path, shaped.model(variant.precision), feeds, gate.limit)
+    model = shaped.model(variant.precision)
+    rows = {spec.name: (spec.shape[0] if spec.shape else None) or truth.batch or 1 for spec in hub_inputs(model)}
+    feeds = {key: np.asarray(feed[: rows[key]] if feed.ndim else feed) for key, feed in truth.feeds.items()}
+    first = first_diverging(item.result.path, model, feeds, gate.limit)
     return {name: f"First of all, {first}." if first else "Each tensor of the first sample is within it."}
 
 

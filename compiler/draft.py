@@ -17,7 +17,7 @@ from compiler.report.schema import ArtifactReport
 from compiler.verification.verify import Truth
 from runtimes.artifact.files import sha256_file, write_atomic
 from runtimes.artifact.manifest import Manifest
-from runtimes.session import Array, Samples, TensorSpec
+from runtimes.session import Array, Samples, TensorSpec, sample_rows
 
 DRAFT_NAME = "manifest.draft.json"
 VECTORS_NAME = "selftest.npz"
@@ -46,12 +46,14 @@ def write_draft(
     ``semantics``: "probabilities", "logits" or None per output name. ``documents``: JSON by name, to travel with the release.
     """
     inputs, outputs = interface
-    picked = _spread(truth)
+    first, rows = next(iter(truth.feeds.items())), sample_rows(inputs)
+    count = len(first[1]) // rows.get(first[0], 1)
+    picked = _spread(count)
     vectors = folder / VECTORS_NAME
     write_npz(
         vectors,
-        {f"in/{n}": a[picked] for n, a in truth.feeds.items()}
-        | {f"out/{n}": a[picked] for n, a in truth.outputs.items()},
+        {f"in/{n}": _samples(a, picked, count) for n, a in truth.feeds.items()}
+        | {f"out/{n}": _samples(a, picked, count) for n, a in truth.outputs.items()},
     )
     document = {
         "schema": "edgewright.manifest/1",
@@ -128,9 +130,14 @@ def _tolerance(artifacts: tuple[ArtifactReport, ...], samples: int) -> dict[str,
     return {"max_abs_error": max(2 * float(error), 1e-4), "min_agreement": agreed}
 
 
-def _spread(truth: Truth) -> Array:
+def _samples(array: Samples, picked: Array, count: int) -> Array:
+    """The picked samples of ``count``, each of as many rows as ``array`` has for it (one, unless the model has no batch axis)."""
+    rows = max(1, len(array) // count)
+    return np.asarray(array[(picked[:, np.newaxis] * rows + np.arange(rows)).ravel()])
+
+
+def _spread(count: int) -> Array:
     """Indices of the vectors: spread over the data, so that sorted data sets give more than one class."""
-    count = len(next(iter(truth.feeds.values())))
     return np.unique(np.linspace(0, count - 1, min(count, VECTOR_SAMPLES)).astype(np.int64))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from runtimes.coreml_reference.ports import Port, check_ports
+from runtimes.coreml_reference.ports import Port, fit_feeds
 from runtimes.coreml_reference.session import read_ports
 from runtimes.errors import InferenceFailed, ModelLoadError, RuntimeMissing
 from runtimes.session import (
@@ -46,8 +46,8 @@ class CoreMLSession(SessionBase):
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Raises InputMismatch, InferenceFailed."""
-        check_ports(self._inputs, feeds)
-        fed = {port.mil_name: _fed(port, feeds[port.spec.name]) for port in self._inputs}
+        fitted = fit_feeds(self._inputs, feeds)
+        fed = {port.mil_name: _fed(port, fitted[port.spec.name]) for port in self._inputs}
         try:
             results = self._model.predict(fed)
             return {port.spec.name: _answer(port, results[port.mil_name]) for port in self._outputs}

@@ -163,32 +163,61 @@ def check_feeds(specs: tuple[TensorSpec, ...], feeds: SampleFeeds) -> None:
             )
 
 
+def sample_rows(specs: tuple[TensorSpec, ...]) -> dict[str, int]:
+    """How many rows of axis 0 one sample of each input takes: 1 where that axis is a batch, which all inputs then share.
+
+    Inputs with first axes of different fixed sizes have no batch: a sample is all of each, one after another on axis 0.
+    """
+    fixed = {spec.name: spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None}
+    alike = len(set(fixed.values())) <= 1
+    return {spec.name: 1 if alike else fixed.get(spec.name, 1) for spec in specs}
+
+
 def run_dataset(session: Session, feeds: SampleFeeds, batch: int | None = None) -> dict[str, Array]:
     """Run every sample of ``feeds`` (sample axis 0) through ``session`` and concatenate the outputs.
 
     The model's own batch size is used where it is fixed, else ``batch`` (None: 32); the last incomplete batch is padded
-    with copies of its last sample and the padding cut off again. Models without a batch axis (a fixed first dimension
-    that the whole feed matches) run once.
+    with copies of its last sample and the padding cut off again. Models without a batch axis run once for each sample, see
+    ``sample_rows``.
 
     Raises:
         InputMismatch: feeds disagree in their number of samples, or do not fit the model.
     """
-    counts = {name: array.shape[0] if array.ndim else 1 for name, array in feeds.items()}
+    rows = sample_rows(session.inputs)
+    counts = {name: _count(array, rows.get(name, 1), name) for name, array in feeds.items()}
     if len(set(counts.values())) > 1:
         raise InputMismatch(
             f"The inputs have different sample counts: {counts}.", remedy="Give every input as many samples."
         )
-    check_feeds(
-        tuple(TensorSpec(s.name, s.dtype, (None, *s.shape[1:]) if s.shape else ()) for s in session.inputs), feeds
-    )
+    _check_samples(session.inputs, feeds)
     total = next(iter(counts.values()))
-    batch = next((s.shape[0] for s in session.inputs if s.shape), None) or min(total, batch or 32)
+    own = next((s.shape[0] for s in session.inputs if s.shape), None) if set(rows.values()) <= {1} else 1
+    batch = own or min(total, batch or 32)
     parts: list[dict[str, Array]] = []
     for start in range(0, total, batch):
-        chunk = {name: array[start : start + batch] for name, array in feeds.items()}
+        chunk = {name: array[start * rows[name] : (start + batch) * rows[name]] for name, array in feeds.items()}
         short = batch - min(batch, total - start)
         if short and any(s.shape and s.shape[0] is not None for s in session.inputs):
             chunk = {n: np.concatenate([a, np.repeat(a[-1:], short, axis=0)]) for n, a in chunk.items()}
         outputs = session.run(chunk)
         parts.append({n: a[: batch - short] if a.ndim else a for n, a in outputs.items()} if short else outputs)
     return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
+
+
+def _check_samples(specs: tuple[TensorSpec, ...], feeds: SampleFeeds) -> None:
+    """Names and shapes, with any number of samples; of types a session judges itself, it may take wider ones."""
+    types = {name: str(array.dtype) for name, array in feeds.items()}
+    check_feeds(
+        tuple(TensorSpec(s.name, types.get(s.name, s.dtype), (None, *s.shape[1:]) if s.shape else ()) for s in specs),
+        feeds,
+    )
+
+
+def _count(array: Samples, rows: int, name: str) -> int:
+    """How many samples of ``rows`` each ``array`` holds. Raises InputMismatch for a part of one."""
+    length = array.shape[0] if array.ndim else 1
+    if length % rows:
+        raise InputMismatch(
+            f"Input {name!r} has {length} rows, a sample takes {rows}.", remedy="Give whole samples, stacked on axis 0."
+        )
+    return length // rows

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from runtimes.session import Array
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -78,26 +82,33 @@ def _confirm(graph: ir.Graph) -> bool:
 
 
 def constant_steps(node: ir.Node) -> int | None:
-    """How often a Loop runs, where nothing that it computes decides that; else None."""
+    """How often a Loop runs, where nothing that it computes decides that; else None. Source: ONNX's Loop, opset 21."""
     count, start = (_constant(value) for value in node.inputs[:2])
     body = node.attributes["body"].as_graph()
-    stays = body.outputs[0] is body.inputs[1] or _hands_on(body.outputs[0], body.inputs[1])
-    if node.inputs[1] is not None and not start:
+    if count is None or (node.inputs[1] is not None and not (start is not None and start.all())):
         return None
-    return max(0, count) if count is not None and stays else None
+    return max(0, int(count.reshape(()))) if _stays(body.outputs[0], body.inputs[1]) else None
 
 
-def _hands_on(value: ir.Value, given: ir.Value) -> bool:
-    producer = value.producer()
-    if producer is None:
-        return bool(_constant(value))
-    return producer.op_type == "Identity" and (producer.inputs[0] is given or bool(_constant(producer.inputs[0])))
+def _stays(end: ir.Value, given: ir.Value) -> bool:
+    """Whether the condition at a step's end is the one that it was given, or true."""
+    constant, node = _constant(end), end.producer()
+    if end is given or constant is not None:
+        return constant is None or bool(constant.all())
+    return (
+        node is not None and node.op_type == "Identity" and node.inputs[0] is not None and _stays(node.inputs[0], given)
+    )
 
 
-def _constant(value: ir.Value | None) -> int | None:
-    if value is None or value.const_value is None or value.const_value.size != 1:
+def _constant(value: ir.Value | None) -> Array | None:
+    if value is None:
         return None
-    return int(value.const_value.numpy().reshape(()))
+    if value.const_value is not None:
+        return np.asarray(value.const_value.numpy())
+    node = value.producer()
+    if node is None or node.op_type != "Constant" or "value" not in node.attributes:
+        return None
+    return np.asarray(node.attributes["value"].as_tensor().numpy())
 
 
 def _is_static(value: ir.Value) -> bool:

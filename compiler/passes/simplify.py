@@ -53,7 +53,7 @@ class InferShapes:
                 f"The shapes of the model contradict each other: {str(error).strip().splitlines()[0]}",
                 remedy="Check the model with onnx.checker.check_model(path, full_check=True).",
             ) from error
-        after = from_bytes(inferred.SerializeToString(deterministic=True))
+        after = keep_carried_shapes(from_bytes(inferred.SerializeToString(deterministic=True)))
         _restore_unknown_outputs(after, model)
         after = keep_carried_shapes(after)
         return PassResult(after, to_bytes(after) != before)

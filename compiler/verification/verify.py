@@ -53,7 +53,7 @@ def verify_artifact(path: Path, runtime: str | None, truth: Truth, *, kernels: b
         RuntimeFailure: the runtime refused the artifact or failed while running it.
     """
     first = _at_once(truth)
-    feeds = first_samples(truth, first)
+    feeds = _first_samples(truth, first)
     execution = run_isolated(
         "compiler.verification.child:execute",
         {"path": str(path), "runtime": runtime, "feeds": feeds, "batch": truth.batch, "kernels": kernels},
@@ -65,7 +65,7 @@ def verify_artifact(path: Path, runtime: str | None, truth: Truth, *, kernels: b
     return Verified(execution, parity(ordered, truth.outputs), *_judge(ordered, truth))
 
 
-def first_samples(truth: Truth, count: int) -> dict[str, Array]:
+def _first_samples(truth: Truth, count: int) -> dict[str, Array]:
     """The first ``count`` samples of every input, in memory; inputs without a sample axis as they are."""
     return {name: feed[:count] if feed.ndim else np.asarray(feed) for name, feed in truth.feeds.items()}
 
@@ -74,6 +74,8 @@ def _at_once(truth: Truth) -> int:
     """How many samples go in one piece: whole batches that stay below AT_ONCE_BYTES, and at least one."""
     sampled = [feed for feed in truth.feeds.values() if feed.ndim]
     count = max((len(feed) for feed in sampled), default=1)
+    if any(len(feed) != count for feed in sampled):
+        return count  # no batch axis: a sample is all of each input, see runtimes.session.sample_rows
     size = sum(int(np.prod(feed.shape[1:], dtype=np.int64)) * feed.dtype.itemsize for feed in sampled)
     batch = truth.batch or 1
     return min(count, max(1, AT_ONCE_BYTES // max(size * batch, 1)) * batch)

@@ -20,6 +20,7 @@ from runtimes.coreml_reference import ops  # noqa: F401  (registers every family
 from runtimes.coreml_reference.control import CONTROL, run_control
 from runtimes.coreml_reference.program import Operation, Output, Program, Ref, Value
 from runtimes.coreml_reference.registry import EVALUATIONS, Call, Real, Result
+from runtimes.coreml_reference.types import TensorList
 from runtimes.errors import InferenceFailed, ModelLoadError
 from runtimes.session import Array
 
@@ -151,8 +152,12 @@ def _finish(op: Operation, result: Result, real: Real) -> dict[str, Value]:
     return {o.name: _as_declared(o, r, real) for o, r in zip(op.outputs, results, strict=False)}
 
 
-def _as_declared(output: Output, result: Array, real: Real) -> Array:
+def _as_declared(output: Output, result: Array | TensorList, real: Real) -> Array | TensorList:
     """Round to the declared type (float32 means ``real``); another shape or kind than declared is an error in the program."""
+    if isinstance(result, TensorList):
+        if output.type is not None:
+            raise ValueError(f"yields a list, the program declares {output.name!r} as a tensor")
+        return result
     result = np.asarray(result)
     if output.type is None:
         raise ValueError(f"output {output.name!r} is declared as something other than a tensor")

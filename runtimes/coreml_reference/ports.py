@@ -83,16 +83,41 @@ def read_both(spec: Any) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     return inputs, outputs
 
 
-def check_ports(ports: tuple[Port, ...], feeds: Feeds) -> None:
-    """Raises InputMismatch: names, dtypes or shapes differ, or a flexible input is fed a size that it does not take."""
-    check_feeds(tuple(port.spec for port in ports), feeds)
+def fit_feeds(ports: tuple[Port, ...], feeds: Feeds) -> dict[str, Array]:
+    """``feeds`` in the types that the package carries: a multi-array has no 64-bit integers, no doubles, no Booleans.
+
+    Raises:
+        InputMismatch: names, types or shapes differ, a number is not one of the package's type, or a flexible input is fed a
+            size that it does not take.
+    """
+    specs = {port.spec.name: port.spec for port in ports}
+    fitted = {name: _carried(array, specs[name]) if name in specs else array for name, array in feeds.items()}
+    check_feeds(tuple(specs.values()), fitted)
     for port in ports:
-        shape = feeds[port.spec.name].shape
+        shape = fitted[port.spec.name].shape
         if port.sizes and not any(_within(shape, sizes) for sizes in port.sizes):
             raise InputMismatch(
                 f"Input {port.spec.name!r} is {'x'.join(map(str, shape))}, the model takes {_shown(port.sizes)}.",
                 remedy="Resize or pad it to a size that the model takes, or export the model with other sizes.",
             )
+    return fitted
+
+
+def _carried(array: Array, spec: TensorSpec) -> Array:
+    """Integers and Booleans in another integer type, floats in another float type; what differs otherwise stays for the check."""
+    wanted = np.dtype(spec.dtype)
+    whole, wide = array.dtype.kind in "biu" and wanted.kind in "iu", array.dtype.kind == wanted.kind == "f"
+    if array.dtype == wanted or not (whole or wide):
+        return array
+    with np.errstate(over="ignore"):  # what leaves the range is refused below
+        cast = array.astype(wanted)
+    kept = np.array_equal(cast.astype(array.dtype), array) if whole else not np.any(np.isinf(cast) & np.isfinite(array))
+    if not kept:
+        raise InputMismatch(
+            f"Input {spec.name!r} holds numbers from {array.min()} to {array.max()}, the package carries {spec.dtype}.",
+            remedy=f"Feed numbers that {spec.dtype} holds.",
+        )
+    return cast
 
 
 def _within(shape: Sequence[int], sizes: Sequence[tuple[int, int]]) -> bool:

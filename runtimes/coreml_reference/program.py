@@ -13,12 +13,12 @@ import numpy as np
 from runtimes.coreml_reference.blobs import BlobFile
 from runtimes.coreml_reference.package import inside
 from runtimes.coreml_reference.proto import data_type_name
-from runtimes.coreml_reference.types import DTYPES, DType, TensorType, check_size, decode
+from runtimes.coreml_reference.types import DTYPES, DType, TensorList, TensorType, check_size, decode
 from runtimes.errors import ModelLoadError
 from runtimes.session import Array
 
-# What an operation's argument can be: a tensor, a string, or a tuple of these.
-Value = Array | str | tuple[Any, ...]
+# What an operation's argument can be: a tensor, a string, a tuple of these, or a list of tensors.
+Value = Array | str | tuple[Any, ...] | TensorList
 
 _REMEDY = "Export the package again; the evaluator reads ML programs of tensors as coremltools writes them."
 _MAX_NESTING = 16
@@ -34,7 +34,7 @@ class Ref:
 @dataclass(frozen=True, slots=True)
 class Output:
     name: str
-    type: TensorType | None  # None for lists and states, which no evaluated operation yields
+    type: TensorType | None  # None for lists
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from profiles.registry import Registry
 from runtimes.coreml_reference.program import Operation, Value
+from runtimes.coreml_reference.types import TensorList
 from runtimes.session import Array
 
 Real = type[np.float32] | type[np.float64]
@@ -79,6 +80,12 @@ class Call:
             raise ValueError(f"argument {name!r} is no string")
         return value
 
+    def tensor_list(self, name: Name) -> TensorList:
+        value = self._one(name)
+        if not isinstance(value, TensorList):
+            raise ValueError(f"argument {name!r} is no list")
+        return value
+
     def names(self, name: Name) -> list[Name | Number]:
         """A list of names or of integers."""
         values = self._args.get(name, ())
@@ -98,7 +105,7 @@ def widen(array: Array, real: Real = np.float32) -> Array:
     return array.astype(real) if narrow else array
 
 
-Result = Array | tuple[Array, ...]
+Result = Array | TensorList | tuple[Array, ...]
 Evaluation = Callable[[Call], Result]
 
 EVALUATIONS: Registry[Evaluation] = Registry(

@@ -9,7 +9,7 @@ import numpy as np
 
 from runtimes.coreml_reference.evaluator import Evaluator, Step
 from runtimes.coreml_reference.package import read_package
-from runtimes.coreml_reference.ports import Port, check_ports, read_both
+from runtimes.coreml_reference.ports import Port, fit_feeds, read_both
 from runtimes.coreml_reference.program import Program, parse_program
 from runtimes.errors import ModelLoadError
 from runtimes.session import Array, Evidence, Feeds, RuntimeInfo, SessionBase, TensorSpec
@@ -46,8 +46,8 @@ class CoreMLReferenceSession(SessionBase):
         yield from self._evaluator.trace(self._by_mil_name(feeds))
 
     def _by_mil_name(self, feeds: Feeds) -> dict[str, Array]:
-        check_ports(self._inputs, feeds)
-        return {port.mil_name: _fed(port, feeds[port.spec.name]) for port in self._inputs}
+        fitted = fit_feeds(self._inputs, feeds)
+        return {port.mil_name: _fed(port, fitted[port.spec.name]) for port in self._inputs}
 
 
 def _fed(port: Port, array: Array) -> Array:

@@ -80,6 +80,16 @@ class TensorType:
         return tuple(d for d in dims if d is not None)
 
 
+@dataclass(frozen=True, slots=True)
+class TensorList:
+    """A MIL list: tensors of one type and shape; None where nothing was written. ``dynamic``: whether writing lengthens it."""
+
+    elements: tuple[Array | None, ...]
+    dtype: str
+    shape: tuple[int | None, ...]
+    dynamic: bool
+
+
 def check_size(shape: Sequence[int], itemsize: int) -> None:
     """Refuse, before any allocation, a tensor over MAX_TENSOR_BYTES.
 

@@ -66,8 +66,7 @@ class _Converter:
         for value, index in outputs.items():
             if value.dtype == HALF:
                 self._restore_output(value, index)
-        used = {i for n in graph for i in n.inputs}
-        for name in [n for n, v in graph.initializers.items() if v not in used and v not in outputs]:
+        for name in [n for n, v in graph.initializers.items() if not v.uses() and v not in outputs]:
             del graph.initializers[name]
 
     def _reason_to_keep(self, node: ir.Node) -> str | None:
@@ -83,6 +82,8 @@ class _Converter:
             return RANGE[node.op_type]
         if any(isinstance(a, ir.Attr) and a.type == ir.AttributeType.GRAPH for a in node.attributes.values()):
             return "it holds subgraphs"
+        if any(reader.graph is not node.graph for output in node.outputs for reader, _ in output.uses()):
+            return "a subgraph reads it"
         # Clip's bounds are limits, not data: infinity in float16 bounds nothing, exactly as 3.4e38 does in float32.
         for value in node.inputs[:1] if node.op_type == "Clip" else node.inputs:
             if value is not None and value.dtype == SINGLE and value.const_value is not None:

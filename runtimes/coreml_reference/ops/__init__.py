@@ -10,6 +10,7 @@ from runtimes.coreml_reference.ops import (  # noqa: F401
     indexing,
     layout,
     linear,
+    lists,
     normalization,
     pooling,
     recurrent,
