@@ -76,6 +76,7 @@ class OnnxRuntimeSession(SessionBase):
         self._session: Any = _open(ort, model, _session_options(ort, options, self._profiles), options, name)
         self._inputs = tuple(_spec(node, name) for node in self._session.get_inputs())
         self._outputs = tuple(_spec(node, name) for node in self._session.get_outputs())
+        self._names = [spec.name for spec in self._outputs]
         self._runtime = RuntimeInfo("onnxruntime", ort.__version__, Evidence.EXECUTED)
 
     @property
@@ -95,7 +96,7 @@ class OnnxRuntimeSession(SessionBase):
         if self._session is None:
             raise InferenceFailed(f"{self._name}: the session is closed.", remedy="Open the model again.")
         check_feeds(self._inputs, feeds)
-        names = [spec.name for spec in self._outputs]
+        names = self._names
         try:
             # A sliced or transposed view is legal numpy but onnxruntime reads only contiguous memory.
             results = self._session.run(names, {k: np.ascontiguousarray(v) if v.ndim else v for k, v in feeds.items()})

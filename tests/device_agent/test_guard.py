@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
+from device_agent import drift
+from device_agent.drift import DriftMonitor
 from device_agent.errors import RequestError
-from device_agent.guard import CONSTANT_AFTER, EXPLODED, LEARNED_FROM, OutputWatch, check_outputs
+from device_agent.guard import CONSTANT_AFTER, EXPLODED, FEW, LEARNED_FROM, OutputWatch, check_outputs, extremes
+from runtimes.artifact.manifest import DriftBaseline, OutputSpec
+from tests.simulators.repository import RepositorySimulator
 
 
 def test_the_same_answer_to_different_questions_is_said_once() -> None:
@@ -47,3 +54,36 @@ def test_check_outputs_finds_the_largest_magnitude_and_what_is_not_finite() -> N
         with pytest.raises(RequestError) as error:
             check_outputs({"a": np.array([0.0, bad], np.float16)})
         assert error.value.status == 500
+
+
+@given(
+    st.sampled_from(["float16", "float32", "float64", "int8", "uint16", "int64"]).flatmap(
+        lambda dtype: arrays.arrays(dtype, arrays.array_shapes(max_dims=3, max_side=2 * FEW // 16))
+    )
+)
+def test_extremes_are_numpys_whatever_the_size(array: np.ndarray) -> None:
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(extremes(array), (float(array.min()), float(array.max())))
+
+
+@pytest.mark.parametrize("semantic", ["logits", "probabilities"])
+def test_a_sample_alone_is_counted_as_among_others(
+    semantic: str, repository: RepositorySimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The short way for one small sample fills the bins that numpy fills."""
+    spec = {"edges": [0.1, 0.25, 0.4, 0.9], "counts": [1] * 5}
+    baseline = DriftBaseline.model_validate({"inputs": {"x": spec}, "confidence": spec, "classes": [1] * 3})
+    output = OutputSpec.model_validate({"name": "y", "dtype": "float32", "shape": [None, 4], "semantic": semantic})
+    drafted = repository.publish("r1")
+    manifest = drafted.model_copy(update={"drift": baseline, "outputs": (output,)})
+    random = np.random.default_rng(3)
+    samples = [(random.random((1, 6), np.float32), random.random((1, 4), np.float32)) for _ in range(200)]
+    short, long = DriftMonitor(baseline), DriftMonitor(baseline)
+    for x, y in samples:
+        short.observe(manifest, {"x": x}, {"y": y})
+    monkeypatch.setattr(drift, "FEW", 0)
+    for x, y in samples:
+        long.observe(manifest, {"x": x}, {"y": y})
+    for quantity in ("input:x", "confidence", "class"):
+        np.testing.assert_array_equal(short.counts[quantity], long.counts[quantity])
+        assert short.counts[quantity].sum() > 100, "three of four classes are watched"
