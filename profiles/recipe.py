@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from profiles.errors import ProfileError
+from profiles.tomls import load_named, names_in
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -42,7 +40,7 @@ class Recipe(_Strict):
 
 def recipe_names() -> list[str]:
     """Names of the shipped recipes, sorted."""
-    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+    return names_in(RECIPES)
 
 
 def load_recipe(name: str) -> Recipe:
@@ -51,18 +49,4 @@ def load_recipe(name: str) -> Recipe:
     Raises:
         ProfileError: no such recipe, or the file does not follow the schema.
     """
-    path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
-    if not path.is_file():
-        near = get_close_matches(name, recipe_names(), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ProfileError(
-            f"No recipe is called {name!r}.{hint}",
-            remedy=f"Choose one of {', '.join(recipe_names())}, or pass the path of a .toml file.",
-        )
-    try:
-        return Recipe.model_validate(tomllib.loads(path.read_text("utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ProfileError(f"Recipe {path} is not TOML: {error}.", remedy="Correct the file's syntax.") from error
-    except ValidationError as error:
-        places = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ProfileError(f"Recipe {path} does not follow the schema: {places}.", remedy="Correct it.") from error
+    return load_named(name, RECIPES, Recipe)[1]

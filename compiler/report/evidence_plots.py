@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final
 
 from compiler.report.figure import COLOURS, GREY, MAIN, SECOND, Plot, figure, name_rows, plot, short
@@ -64,20 +66,26 @@ def depth_plot(depth: Sequence[tuple[str, float]]) -> Plot:
 
 
 def rungs_plot(ladder: Sequence[Section]) -> Plot:
-    """Before and after each attempt: from the best so far to what it reached."""
-    made, axes = figure(len(ladder))
-    best = ladder[0]["sqnr_db"]
-    for y, attempt in enumerate(ladder):
+    """Before and after each rung: from the best so far to the best that it reached. Every attempt stands in the table below it."""
+    shown = [max(tried, key=lambda a: (a["kept"], a["sqnr_db"])) for tried in _by_rung(ladder)]
+    made, axes = figure(len(shown))
+    best = shown[0]["sqnr_db"]
+    for y, attempt in enumerate(shown):
         reached, kept = attempt["sqnr_db"], attempt["kept"]
         colour = COLOURS["fp16"] if kept else GREY
         axes.plot([best, reached], [y, y], color=colour, linewidth=1.5, solid_capstyle="butt")
         axes.plot([best], [y], marker="|", markersize=9, color=colour)
         axes.plot([reached], [y], marker="o", markersize=6, color=colour, markerfacecolor=colour if kept else "none")
         best = reached if kept else best
-    name_rows(axes, [_rung(a) for a in ladder])
+    name_rows(axes, [_rung(a) for a in shown])
     axes.set_xlabel("SQNR on held-out samples (dB)")
-    said = "; ".join(f"{_rung(a)} {a['sqnr_db']:.1f} dB{', kept' if a['kept'] else ''}" for a in ladder)
+    said = "; ".join(f"{_rung(a)} {a['sqnr_db']:.1f} dB{', kept' if a['kept'] else ''}" for a in shown)
     return plot(made, "Rung by rung: from the best so far (bar) to what was reached (dot; filled where kept)", said)
+
+
+def _by_rung(ladder: Sequence[Section]) -> list[list[Section]]:
+    """Attempts one after another of the same rung."""
+    return [list(tried) for _, tried in groupby(ladder, key=itemgetter("rung"))]
 
 
 def _rung(attempt: Section) -> str:

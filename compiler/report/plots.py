@@ -90,6 +90,8 @@ def cost_plot(artifacts: Sequence[ArtifactReport]) -> Plot:
         )
     axes.set_xlim(left=0)
     axes.set_yscale("log")
+    for one in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        one(lambda value, _: f"{value:.3g}")
     axes.set_xlabel("size (KiB)")
     axes.set_ylabel("latency (ms)")
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))

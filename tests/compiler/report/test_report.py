@@ -13,6 +13,7 @@ import pytest
 from compiler.concluding import set_aside
 from compiler.errors import Refusal
 from compiler.gates import Gate
+from compiler.report.evidence_plots import rungs_plot
 from compiler.report.figure import Plot, short
 from compiler.report.html import render
 from compiler.report.plots import all_plots, p_value
@@ -254,3 +255,25 @@ def test_the_summary_says_where_int8_loses_and_what_rescue_brought(report: Repor
     assert "most is lost at n (Conv): 9.0 dB" in text and "first activation below 20 dB is m" in text
     assert "on 64 held-out samples: start 10.0 dB, equalisation 31.5 dB" in text
     assert "-2 +1 (p 1.00)" in text
+
+
+def test_the_page_opens_with_what_rescue_brought_and_the_plot_has_a_line_per_rung(report: Report) -> None:
+    ladder = [
+        attempt("start", 1.0, True),
+        attempt("ranges", 2.0, True),
+        attempt("ranges", 0.5, False),
+        attempt("equalisation", 27.5, True),
+        attempt("islands", 3.0, False),
+    ]
+    section = {"held_out_samples": 64, "ladder": ladder}
+    page = render(replace(report, quantization=section))
+    assert "Plain INT8 left 1.0 dB" in page and "Rescue brought 27.5 dB, by ranges, equalisation." in page
+    said = rungs_plot(ladder).about
+    assert [one.split(":")[0] for one in said.split("; ")] == [
+        "start 1.0 dB, kept",
+        "ranges",
+        "equalisation",
+        "islands",
+    ]
+    nothing = render(replace(report, quantization={**section, "ladder": [ladder[0], ladder[2]]}))
+    assert "nothing brought more than plain INT8: 1.0 dB" in nothing
