@@ -90,9 +90,12 @@ def ratio_steps(base: bytes, new: bytes, segment: Segment) -> Steps:
             _words(d, at, segment).view(form).astype(np.float64)
             for d, at in ((base, segment.base), (new, segment.result))
         )
-        good = np.isfinite(old) & np.isfinite(now)
-        old, now = np.where(good, old, 0.0), np.where(good, now, 0.0)
-        ratio = _sums(old * now, segment) / np.maximum(_sums(old * old, segment), 1e-300)
+        product, square = _sums(old * now, segment), _sums(old * old, segment)
+        if not np.isfinite([product.sum(), square.sum()]).all():
+            good = np.isfinite(old) & np.isfinite(now)
+            old, now = np.where(good, old, 0.0), np.where(good, now, 0.0)
+            product, square = _sums(old * now, segment), _sums(old * old, segment)
+        ratio = product / np.maximum(square, 1e-300)
     steps: Steps = np.clip(np.rint((ratio - 1) * RATIO_ONE), -RATIO_ONE // 2, 3 * RATIO_ONE).astype(np.int16)
     return steps
 

@@ -25,12 +25,24 @@ _BITS = np.concatenate([0 * _SMALL, 2 + _LARGE // 4])
 _BASE = np.concatenate([_SMALL, (4 + _LARGE % 4) << (2 + _LARGE // 4)])
 
 
+def tokens_of(values: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.uint8]:
+    """[n] tokens of ``values`` below 2^32.
+
+    A float64 holds n + 1023 and the bits below the highest one in its own highest bits, so that 4 n and two more bits come out of a shift.
+    """
+    large = (values.astype(np.float64).view(np.int64) >> 50) - 4 * 1023
+    return np.where(values < DIRECT, values, large).astype(np.uint8)
+
+
+def extra_bits(tokens: NDArray[np.uint8]) -> int:
+    """Extra bits of all ``tokens`` together."""
+    return int(np.bincount(tokens, minlength=TOKENS)[:TOKENS] @ _BITS)
+
+
 def split(values: NDArray[np.unsignedinteger[Any]]) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
     """(token, extra bits, number of extra bits), each [n], of ``values`` below 2^32."""
-    wide = values.astype(np.int64)
-    high = np.frexp(np.maximum(wide, DIRECT).astype(np.float64))[1].astype(np.int64) - 1
-    token = np.where(wide < DIRECT, wide, DIRECT + 4 * (high - 4) + ((wide >> (high - 2)) & 3))
-    return token.astype(np.uint8), wide - _BASE[token], _BITS[token]
+    token = tokens_of(values)
+    return token, values - _BASE.take(token), _BITS.take(token)
 
 
 class BitReader:
