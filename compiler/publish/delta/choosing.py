@@ -22,7 +22,7 @@ RATIO_COST_BITS = 12.0  # of one ratio: measured 9 to 13
 OPERAND_COST_BITS = 80.0  # of a predictor's place in the segment table
 MIN_CHANNELS = 2
 MIN_RESIDUAL_BYTES = 16  # a scalar's segment and class take more than its residual saves
-LITERAL_SHARE, LITERAL_LEVEL = 0.75, 6  # residuals below that share are never worse than literals of weights
+LITERAL_SHARE, LITERAL_LEVEL = 0.75, 1  # residuals below that share are never worse than literals of weights
 LIKELY_PRODUCT = 1e-6  # relative: scalars further from the quotient of two scales are not tried
 
 
