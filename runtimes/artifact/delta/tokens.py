@@ -28,7 +28,7 @@ _BASE = np.concatenate([_SMALL, (4 + _LARGE % 4) << (2 + _LARGE // 4)])
 def tokens_of(values: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.uint8]:
     """[n] tokens of ``values`` below 2^32.
 
-    A float64 holds n + 1023 and the bits below the highest one in its own highest bits, so that 4 n and two more bits come out of a shift.
+    The highest bits of a float64 are n + 1023 and the bits below the highest one: a shift gives 4 n and two of these.
     """
     large = (values.astype(np.float64).view(np.int64) >> 50) - 4 * 1023
     return np.where(values < DIRECT, values, large).astype(np.uint8)
