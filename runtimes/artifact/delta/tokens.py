@@ -8,6 +8,7 @@ uniform, stand in a stream of their own without coding.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -30,8 +31,15 @@ def tokens_of(values: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.uint8]:
 
     The highest bits of a float64 are n + 1023 and the bits below the highest one: a shift gives 4 n and two of these.
     """
+    if values.itemsize == 2 and len(values) >= 1 << 16:
+        return _tokens16().take(values)
     large = (values.astype(np.float64).view(np.int64) >> 50) - 4 * 1023
     return np.where(values < DIRECT, values, large).astype(np.uint8)
+
+
+@cache
+def _tokens16() -> NDArray[np.uint8]:
+    return tokens_of(np.arange(1 << 16, dtype=np.uint32))
 
 
 def extra_bits(tokens: NDArray[np.uint8]) -> int:
