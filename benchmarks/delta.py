@@ -2,9 +2,8 @@
 
 A small convolutional net is trained here, then fine-tuned in four ways; every pair is stored as ONNX in int8, float16 and
 float32. Floors are order-0 entropies: int8 of modular differences per tensor; floats of ordered differences per tensor and
-exponent of the old weight. Where differences are many and mostly distinct (float16 and float32 after a full fine-tune) that is
-the entropy of the sample, which no code without the sample reaches: there the
-column is no target.
+exponent of the old weight, of which the sign and the three highest bits are counted by their entropy and what lies below as it is
+(most differences are distinct: their own entropy would be that of the sample, which no code without the sample reaches).
 
 zstd --patch-from and bsdiff4 take part where they are installed.
 """
@@ -108,7 +107,10 @@ def tensor_floor(old: Any, new: Any) -> float:
     top = 1 << (8 * old.itemsize - 1)
     before, after = (np.where(b & top, top - b, b) for b in bits)
     exponent = np.frexp(old.astype(np.float64).ravel())[1]
-    return sum(_entropy((after - before)[exponent == e]) for e in np.unique(exponent))
+    difference = after - before
+    below = np.maximum(np.frexp(difference.astype(np.float64))[1] - 3, 0)  # bits under the three highest
+    leading = np.sign(difference) * (8 * below + (np.abs(difference) >> below))
+    return float(below.sum()) + sum(_entropy(leading[exponent == e]) for e in np.unique(exponent))
 
 
 def _entropy(values: Any) -> float:

@@ -1,25 +1,28 @@
-"""`python -m benchmarks.delta_releases [--peers PYTHON] [--keep FOLDER] [--only int8]`.
+"""`python -m benchmarks.delta_releases [--peers PYTHON] [--keep FOLDER] [--only int8] [--write]`.
 
 Patches between releases of a MobileNetV2 of 2.2 million parameters.
 
 Trained on scikit-learn's digits, fine-tuned in four ways, and built like any release: batch norms folded, exported by our exporters
-as int8, float16 and float32, ONNX and TFLite. The floor is the order-0 entropy of each tensor's residuals (per exponent of the old
-weight for floats), over the tensors that the codec finds. PYTHON is an interpreter of an environment that has bsdiff4, detools and
-hdiffpatch; zstd and xdelta3 are taken from the path. What is not installed is shown as "-". FOLDER keeps the releases, so that a
-second run trains nothing. Speeds are CPU time of one process; memory is what a decoding takes above an interpreter with numpy.
-
-On float32 nearly every residual is distinct, and the floor is the entropy of the sample, which no code without the sample reaches.
+as int8, float16 and float32, ONNX and TFLite. Floors are benchmarks.delta's, over the tensors that the codec finds. PYTHON is an
+interpreter of an environment that has bsdiff4, detools and hdiffpatch; zstd and xdelta3 are taken from the path. What is not
+installed is shown as "-". FOLDER keeps the releases, so that a second run trains nothing. Speeds are CPU time of one process, the
+best of several; memory is what a decoding takes above an interpreter with numpy. --write writes benchmarks/delta_releases.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import lzma
+import os
+import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +54,8 @@ PEERS = {
 }
 SIZE = 32
 RATE, LIGHT_RATE = 0.005, 0.005 / 40
-DECODINGS = 3
-SPEEDS = ("encode s", "decode MB/s", "decode MiB")
+ENCODINGS, DECODINGS = 2, 7
+PAGE = Path(__file__).with_suffix(".md")
 DTYPES = {
     Kind.ORDERED16: np.dtype(np.float16),
     Kind.ORDERED32: np.dtype(np.float32),
@@ -159,21 +162,77 @@ def floor_bytes(old: bytes, new: bytes) -> float:
     return total
 
 
-def peer_sizes(a: Path, b: Path, folder: Path, python: str | None) -> list[str]:
+def peer_sizes(a: Path, b: Path, folder: Path, python: str | None) -> dict[str, int | None]:
+    """Bytes of every peer's patch; None where it is not installed."""
     out = folder / "peer"
-    sizes = []
-    for code in PEERS.values():
-        script = f"a,b,o={str(a)!r},{str(b)!r},{str(out)!r}\n{code}"
-        done = subprocess.run([python, "-c", script], capture_output=True) if python else None
-        sizes.append(f"{out.stat().st_size:,}" if done is not None and done.returncode == 0 else "-")
     commands = {
-        "zstd": ["zstd", "-qq", "-f", "-19", "--long=27", f"--patch-from={a}", str(b), "-o", str(out)],
-        "xdelta3": ["xdelta3", "-9", "-f", "-e", "-s", str(a), str(b), str(out)],
+        name: [python or "", "-c", f"a,b,o={str(a)!r},{str(b)!r},{str(out)!r}\n{code}"] for name, code in PEERS.items()
     }
+    commands["zstd"] = ["zstd", "-qq", "-f", "-19", "--long=27", f"--patch-from={a}", str(b), "-o", str(out)]
+    commands["xdelta3"] = ["xdelta3", "-9", "-f", "-e", "-s", str(a), str(b), str(out)]
+    sizes: dict[str, int | None] = {}
     for name, command in commands.items():
-        done = subprocess.run(command, capture_output=True) if shutil.which(name) else None
-        sizes.append(f"{out.stat().st_size:,}" if done is not None and done.returncode == 0 else "-")
+        done = subprocess.run(command, capture_output=True) if shutil.which(command[0]) else None
+        sizes[name] = out.stat().st_size if done is not None and done.returncode == 0 else None
     return sizes
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One pair. Sizes in bytes, times in CPU seconds."""
+
+    fine_tune: str
+    precision: Precision
+    format: str
+    full: int
+    packed: int  # by xz
+    peers: dict[str, int | None]
+    patch: int
+    floor: float
+    encode_s: float
+    decode_s: float
+    decode_mib: float
+
+    def sizes(self) -> list[str]:
+        peers = [f"{size:,}" if size is not None else "-" for size in self.peers.values()]
+        known = [size for size in self.peers.values() if size is not None]
+        best = f"{100 * (1 - self.patch / min(known)):.0f} %" if known else "-"
+        over = f"{100 * (self.patch / self.floor - 1):+.1f} %" if self.floor else "-"
+        sizes = [f"{self.full:,}", f"{self.packed:,}", *peers, f"{self.patch:,}", best, f"{self.floor:,.0f}", over]
+        return [self.fine_tune, self.precision.value, self.format, *sizes]
+
+    def speeds(self) -> list[str]:
+        rates = [f"{self.full / 1e6 / seconds:.1f}" for seconds in (self.encode_s, self.decode_s)]
+        return [self.fine_tune, self.precision.value, self.format, *rates, f"{self.decode_mib:.1f}"]
+
+
+NAMES = ["fine-tune", "stored as", "format"]
+SIZES = [*NAMES, "full", "xz", *PEERS, "zstd", "xdelta3", "ours", "smaller than the best", "floor", "over the floor"]
+SPEEDS = [*NAMES, "encode MB/s", "decode MB/s", "decode MiB"]
+
+
+def line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join([line(head), "|" + "---|" * len(head), *map(line, rows)])
+
+
+def page(rows: list[Measured]) -> str:
+    return f"""# Deltas between releases
+
+Written by `python -m benchmarks.delta_releases --write`, whose docstring says what is compared. Bytes; the floor of integers is the
+order-0 entropy of each tensor's differences, that of floats counts the sign and the three highest bits of a difference by their
+entropy, per tensor and exponent of the old weight, and the bits below as they are.
+
+{table(SIZES, [row.sizes() for row in rows])}
+
+MB/s of the new file in CPU time of one process, the best of {ENCODINGS} encodings and {DECODINGS} decodings, on
+{platform.machine()} with {os.cpu_count()} cores that other programs share; MiB of a decoding above an interpreter with numpy.
+
+{table(SPEEDS, [row.speeds() for row in rows])}
+"""
 
 
 def main() -> None:
@@ -183,17 +242,20 @@ def main() -> None:
     )
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where releases are kept and looked for")
     parser.add_argument("--only", choices=[p.value for p in PRECISIONS], help="one precision")
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
     chosen = parser.parse_args()
-    columns = ["fine-tune", "stored as", "format", "full", "xz", *PEERS, "zstd", "xdelta3", "patch", "floor", "over"]
-    print(f"| {' | '.join([*columns, *SPEEDS])} |\n|{'---|' * (len(columns) + len(SPEEDS))}", flush=True)
+    rows: list[Measured] = []
     with tempfile.TemporaryDirectory() as name:
-        folder = chosen.keep or Path(name)
-        made = releases(folder)
-        for kind in KINDS:
-            for (fmt, precision), new in made[kind].items():
-                if chosen.only in (None, precision.value):
-                    cells = measure(made["before"][fmt, precision], new, Path(name), chosen.peers)
-                    print("| " + " | ".join([kind, precision.value, fmt, *cells]) + " |", flush=True)
+        made = releases(chosen.keep or Path(name))
+        print(table(SIZES + SPEEDS[len(NAMES) :], []), flush=True)
+        for precision in PRECISIONS:
+            for fmt in FORMATS:
+                for kind in KINDS if chosen.only in (None, precision.value) else ():
+                    files = (made["before"][fmt, precision], made[kind][fmt, precision])
+                    rows.append(measure((kind, precision, fmt), files, Path(name), chosen.peers))
+                    print(line(rows[-1].sizes() + rows[-1].speeds()[len(NAMES) :]), flush=True)
+    if chosen.write:
+        PAGE.write_text(page(rows))
 
 
 def releases(folder: Path) -> dict[str, dict[tuple[str, Precision], Path]]:
@@ -218,22 +280,23 @@ def releases(folder: Path) -> dict[str, dict[tuple[str, Precision], Path]]:
     }
 
 
-def measure(old: Path, new: Path, folder: Path, python: str | None) -> list[str]:
-    import lzma
-
-    size = new.stat().st_size
-    start = time.process_time()
-    made = encode_delta(old, new, folder / "patch")
-    encoded = time.process_time()
-    for _ in range(DECODINGS):
-        apply_delta(old, folder / "patch", folder / "out", max_result_bytes=size)
-    decoded = (time.process_time() - encoded) / DECODINGS
+def measure(what: tuple[str, Precision, str], files: tuple[Path, Path], folder: Path, python: str | None) -> Measured:
+    old, new = files
+    full = new.stat().st_size
+    patch, out = folder / "patch", folder / "out"
+    encode_s = min(cpu_s(lambda: encode_delta(old, new, patch)) for _ in range(ENCODINGS))
+    decode_s = min(cpu_s(lambda: apply_delta(old, patch, out, max_result_bytes=full)) for _ in range(DECODINGS))
     floor = floor_bytes(old.read_bytes(), new.read_bytes())
     packed = len(lzma.compress(new.read_bytes(), preset=6))
-    over = f"{100 * (made.size_bytes / floor - 1):+.1f} %" if floor else "-"
-    cells = [f"{size:,}", f"{packed:,}", *peer_sizes(old, new, folder, python)]
-    cells += [f"{made.size_bytes:,}", f"{floor:,.0f}", over]
-    return [*cells, f"{encoded - start:.2f}", f"{size / 1e6 / decoded:.0f}", f"{decoding_mib(old, folder, size):.1f}"]
+    peers = peer_sizes(old, new, folder, python)
+    mib = decoding_mib(old, folder, full)
+    return Measured(*what, full, packed, peers, patch.stat().st_size, floor, encode_s, decode_s, mib)
+
+
+def cpu_s(work: Callable[[], object]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
 
 
 def decoding_mib(old: Path, folder: Path, size: int) -> float:

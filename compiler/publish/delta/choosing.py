@@ -16,13 +16,13 @@ from compiler.publish.delta.walkers import TensorRange
 from runtimes.artifact.delta.contexts import Words
 from runtimes.artifact.delta.format import MAX_CHANNELS, Kind, Predictor, Segment
 from runtimes.artifact.delta.predict import Layout
-from runtimes.artifact.delta.tokens import split
+from runtimes.artifact.delta.tokens import extra_bits, tokens_of
 
 RATIO_COST_BITS = 12.0  # of one ratio: measured 9 to 13
 OPERAND_COST_BITS = 80.0  # of a predictor's place in the segment table
 MIN_CHANNELS = 2
 MIN_RESIDUAL_BYTES = 16  # a scalar's segment and class take more than its residual saves
-LITERAL_SHARE, LITERAL_LEVEL = 0.75, 6  # residuals below that share are never worse than literals of weights
+LITERAL_SHARE, LITERAL_LEVEL = 0.75, 1  # residuals below that share are never worse than literals of weights
 LIKELY_PRODUCT = 1e-6  # relative: scalars further from the quotient of two scales are not tried
 
 
@@ -165,8 +165,8 @@ def residual_bits(residuals: Words) -> float:
     """Order-0 entropy of bytes or of tokens, with the extra bits of those."""
     if residuals.itemsize == 1:
         return plane_bits(residuals.astype(np.uint8))
-    tokens, _, counts = split(residuals)
-    return plane_bits(tokens) + float(counts.sum())
+    tokens = tokens_of(residuals)
+    return plane_bits(tokens) + extra_bits(tokens)
 
 
 def plane_bits(plane: NDArray[np.uint8]) -> float:

@@ -31,6 +31,7 @@ SAMPLES = 8
 ESTIMATE_SYMBOLS = 1 << 18
 SPARSE_BYTES = 1 << 12  # what deflates to this is so repetitive that LZMA2 is fast
 RANS_BYTES = 1 << 9  # a model costs more than it saves below
+BYTES_PER_LANE = 3  # beyond the entropy
 MOST_GAIN = 1.3  # LZMA2 on what deflate makes of a small stream
 NOISE = 0.97  # weights whose sample deflates to more than this are stored: LZMA2 would gain as little
 
@@ -80,7 +81,8 @@ def estimate(raw: bytes, contexts: Contexts | None) -> float:
 
 
 def _modelled_bytes(model: Model, bits: float, count: int, patch_bytes: float = 0.0) -> float:
-    return bits / 8 + len(model.stored) + (4 << lanes_log2(max(patch_bytes, bits / 8), count))
+    lanes = 1 << lanes_log2(bits / 8, max(patch_bytes, bits / 8), count)
+    return bits / 8 + len(model.stored) + BYTES_PER_LANE * lanes
 
 
 def _deflate_share(raw: bytes) -> float:

@@ -15,6 +15,7 @@ from runtimes.artifact.delta.predict import RATIO_ONE, Layout, Prediction
 from runtimes.artifact.delta.residuals import encode, words
 
 Steps = NDArray[np.int16]
+_POWERS = np.exp2(np.arange(256))
 CLASS_COST_BITS = 4.0  # of a channel's class, after coding: measured 2.5 to 4
 FITTING_COST_BITS = 1.0  # a class fitted to few residuals says less of them than it seems
 
@@ -90,9 +91,12 @@ def ratio_steps(base: bytes, new: bytes, segment: Segment) -> Steps:
             _words(d, at, segment).view(form).astype(np.float64)
             for d, at in ((base, segment.base), (new, segment.result))
         )
-        good = np.isfinite(old) & np.isfinite(now)
-        old, now = np.where(good, old, 0.0), np.where(good, now, 0.0)
-        ratio = _sums(old * now, segment) / np.maximum(_sums(old * old, segment), 1e-300)
+        product, square = _sums(old * now, segment), _sums(old * old, segment)
+        if not np.isfinite([product.sum(), square.sum()]).all():
+            good = np.isfinite(old) & np.isfinite(now)
+            old, now = np.where(good, old, 0.0), np.where(good, now, 0.0)
+            product, square = _sums(old * now, segment), _sums(old * old, segment)
+        ratio = product / np.maximum(square, 1e-300)
     steps: Steps = np.clip(np.rint((ratio - 1) * RATIO_ONE), -RATIO_ONE // 2, 3 * RATIO_ONE).astype(np.int16)
     return steps
 
@@ -109,18 +113,30 @@ def _sums(values: NDArray[Any], segment: Segment) -> NDArray[np.float64]:
     return made
 
 
+def _counts(segment: Segment) -> NDArray[np.float64]:
+    """[channels] elements of each channel."""
+    total, row = segment.size // WIDTH[segment.kind], segment.inner * segment.channels
+    rest = total % row - np.arange(segment.channels) * segment.inner
+    return total // row * segment.inner + np.clip(rest, 0, segment.inner).astype(np.float64)
+
+
+def _median(values: NDArray[np.int16]) -> float:
+    """Of numbers from 0 to a few hundred: numpy's sorts."""
+    places = np.searchsorted(np.cumsum(np.bincount(values)), [(len(values) + 1) // 2, len(values) // 2 + 1])
+    return float(places.mean())
+
+
 def _magnitudes(residuals: Words, base: Words, kind: Kind) -> NDArray[np.float64]:
     """[n] what the class measures: |difference|, of floats in units of the lowest exponent's last place."""
     magnitude = ((residuals >> residuals.dtype.type(1)) + (residuals & residuals.dtype.type(1))).astype(np.float64)
-    return np.ldexp(magnitude, exponents(base, kind)) if kind in ORDERED else magnitude
+    return magnitude * _POWERS.take(exponents(base, kind)) if kind in ORDERED else magnitude
 
 
 def _classes(residuals: Words, base: Words, segment: Segment) -> Classes:
     """[channels] or [1]: twice the logarithm of the mean magnitude."""
     magnitude = _magnitudes(residuals, base, segment.kind)
     if segment.per_channel:
-        ones = np.ones(len(residuals))
-        mean = _sums(magnitude, segment) / np.maximum(_sums(ones, segment), 1)
+        mean = _sums(magnitude, segment) / np.maximum(_counts(segment), 1)
     else:
         mean = np.array([magnitude.mean()])
     return class_of(mean, segment.kind)
@@ -145,8 +161,8 @@ def channel_gain(tried: Attempt, segment: Segment) -> float:
     residuals, made = tried.residuals, tried.made
     magnitude = _magnitudes(residuals, made.words, segment.kind)
     if segment.kind in ORDERED:  # back to steps of the typical exponent
-        magnitude /= np.exp2(np.median(exponents(made.words, segment.kind)))
-    counts = _sums(np.ones(len(residuals)), segment)
+        magnitude /= np.exp2(_median(exponents(made.words, segment.kind)))
+    counts = _counts(segment)
     together = len(residuals) * float(_laplace_bits(np.array([magnitude.mean()]))[0])
     apart = float((counts * _laplace_bits(_sums(magnitude, segment) / np.maximum(counts, 1))).sum())
     return together - apart - (CLASS_COST_BITS + FITTING_COST_BITS) * segment.channels

@@ -27,9 +27,10 @@ Contexts = NDArray[np.uint8]
 
 SYMBOL_COST_BITS = 7.0  # a count in a table, after LZMA2: measured 5 to 8
 # A lane costs about three bytes beyond the entropy, a step of the decoder about 10 us, however few its lanes are. A step may
-# cost four bytes, all lanes one percent of the patch; where almost everything is zero, decoding speed decides.
-LANES_PER_ROOT = 4 / 3
-PATCH_BYTES_PER_LANE = 256
+# cost a 100,000th of the patch, all lanes three percent of it and four of
+# their own stream; where almost everything is zero, decoding speed decides.
+BYTES_PER_ROOT = 320_000
+PATCH_BYTES_PER_LANE, STREAM_BYTES_PER_LANE = 100, 72
 SYMBOLS_PER_LANE = 8192
 _CODED_COUNTS = counts_of(np.arange(256, dtype=np.uint8))
 
@@ -63,16 +64,17 @@ def model_of(symbols: Symbols, contexts: Contexts) -> Model:
 
 def encode_rans(symbols: Symbols, contexts: Contexts, model: Model, patch_bytes: float = 0.0) -> tuple[int, bytes]:
     """(params, stored bytes). ``patch_bytes``: about what the whole patch will take, if this is only a part of one."""
-    log2 = lanes_log2(max(patch_bytes, model.bits / 8), len(symbols))
+    log2 = lanes_log2(model.bits / 8, max(patch_bytes, model.bits / 8), len(symbols))
     states, words = _code(symbols, model.table[contexts], model, 1 << log2)
     stored = model.stored
     data = len(stored).to_bytes(4, "little") + stored + states.astype("<u4").tobytes() + words.astype("<u2").tobytes()
     return log2 | len(model.codes) << 8, data
 
 
-def lanes_log2(patch_bytes: float, count: int) -> int:
-    """Lanes for ``count`` symbols of a patch of that size."""
-    balanced = min((LANES_PER_ROOT * count) ** 0.5, patch_bytes / PATCH_BYTES_PER_LANE)
+def lanes_log2(stream_bytes: float, patch_bytes: float, count: int) -> int:
+    """Lanes for ``count`` symbols of a stream and a patch of those sizes."""
+    most = min(patch_bytes / PATCH_BYTES_PER_LANE, stream_bytes / STREAM_BYTES_PER_LANE)
+    balanced = min((count * patch_bytes / BYTES_PER_ROOT) ** 0.5, most)
     return min(round(math.log2(max(balanced, count / SYMBOLS_PER_LANE, 1))), MAX_LANES_LOG2)
 
 

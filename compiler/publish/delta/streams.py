@@ -42,7 +42,8 @@ def _residual_streams(kind: Kind, pieces: list[Piece]) -> dict[int, Stream]:
     if WIDTH[kind] == 1:
         return {stream_id(kind): (residuals.tobytes(), contexts)}
     tokens, bits, counts = split(residuals)
-    packed = _packed(bits[counts > 0], counts[counts > 0])
+    wide = np.flatnonzero(counts)
+    packed = _packed(bits.take(wide), counts.take(wide))
     found: dict[int, Stream] = {stream_id(kind): (tokens.tobytes(), contexts)}
     return found | ({stream_id(kind, 1): (packed, None)} if packed else {})
 

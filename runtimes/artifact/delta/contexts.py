@@ -27,7 +27,7 @@ EXPONENTS: Final = {Kind.ORDERED16: (10, 31, 0), Kind.BRAIN16: (7, 255, 61), Kin
 
 Words = NDArray[np.unsignedinteger[Any]]
 Classes = NDArray[np.uint8]
-Known = Words | NDArray[np.float32]
+Known = NDArray[Any]  # Words, or float32
 
 
 def exponents(base: Words, kind: Kind) -> NDArray[np.int16]:
@@ -45,14 +45,14 @@ def contexts(known: Known, kind: Kind, classes: Classes) -> Classes:
     """
     if known.dtype == np.float32:
         return _rescaled(known, classes)
-    base: Words = known
     if kind in ORDERED:
-        wide = classes.astype(np.int16) - 2 * exponents(base, kind)
-        return np.minimum(np.maximum(wide, 0, wide), SIZES - 1, wide).astype(np.uint8)
+        wide = classes.astype(np.int16) - 2 * exponents(known, kind)
+        np.minimum(np.maximum(wide, 0, wide), SIZES - 1, wide)
+        return wide.astype(np.uint8)
     if kind is Kind.DIFF8:
         # The magnitude of -128 is 128 as an unsigned byte: the only one to give 4.
-        return _at_most_three(np.abs(base.view(np.int8)).view(np.uint8) >> np.uint8(5)) + _coarse(classes)
-    return np.broadcast_to(np.minimum(classes, SIZES - 1), base.shape)
+        return _at_most_three(np.abs(known.view(np.int8)).view(np.uint8) >> np.uint8(5)) + _coarse(classes)
+    return np.broadcast_to(np.minimum(classes, SIZES - 1), known.shape)
 
 
 def _rescaled(fraction: NDArray[np.float32], classes: Classes) -> Classes:

@@ -15,7 +15,7 @@ from runtimes.artifact.delta.contexts import Classes, Words, contexts
 from runtimes.artifact.delta.format import CLASSES, RATIOS, WIDTH, Kind, Predictor, Segment, stream_id
 from runtimes.artifact.delta.predict import Layout, Prediction, plain
 from runtimes.artifact.delta.residuals import words
-from runtimes.artifact.delta.waiting import Part, Residuals, Waiting
+from runtimes.artifact.delta.waiting import Chunk, Part, Residuals, Waiting
 
 COPY_BYTES: Final = 1 << 17
 
@@ -38,7 +38,7 @@ class Decoding:
     sink: IO[bytes]
     decoders: dict[int, Decoder]
 
-    def chunks(self) -> Iterator[tuple[int, bytes]]:
+    def chunks(self) -> Iterator[Chunk]:
         """(position in the result, bytes). What was given is in ``sink`` when the next one is asked for."""
         kinds = {segment.kind for segment in self.segments} & WIDTH.keys()
         waiting = Waiting({kind: Residuals(kind, self.decoders) for kind in kinds})
@@ -51,14 +51,14 @@ class Decoding:
                 yield from self._bytes(segment)
         yield from waiting.settled()
 
-    def _bytes(self, segment: Segment) -> Iterator[tuple[int, bytes]]:
+    def _bytes(self, segment: Segment) -> Iterator[Chunk]:
         for start in range(0, segment.size, COPY_BYTES):
             size = min(COPY_BYTES, segment.size - start)
             copied = segment.kind is Kind.COPY
             data = read_at(self.base, segment.base + start, size) if copied else self.decoders[_LITERAL].read(size)
             yield segment.result + start, data
 
-    def _residual(self, segment: Segment, waiting: Waiting) -> Iterator[tuple[int, bytes]]:
+    def _residual(self, segment: Segment, waiting: Waiting) -> Iterator[Chunk]:
         width = WIDTH[segment.kind]
         predicted, classes = self._predictor(segment), self._classes(segment)
         layout = Layout(segment.channels, segment.inner)

@@ -8,6 +8,7 @@ uniform, stand in a stream of their own without coding.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -25,12 +26,31 @@ _BITS = np.concatenate([0 * _SMALL, 2 + _LARGE // 4])
 _BASE = np.concatenate([_SMALL, (4 + _LARGE % 4) << (2 + _LARGE // 4)])
 
 
+def tokens_of(values: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.uint8]:
+    """[n] tokens of ``values`` below 2^32.
+
+    The highest bits of a float64 are n + 1023 and the bits below the highest one: a shift gives 4 n and two of these.
+    """
+    if values.itemsize == 2 and len(values) >= 1 << 16:
+        return _tokens16().take(values)
+    large = (values.astype(np.float64).view(np.int64) >> 50) - 4 * 1023
+    return np.where(values < DIRECT, values, large).astype(np.uint8)
+
+
+@cache
+def _tokens16() -> NDArray[np.uint8]:
+    return tokens_of(np.arange(1 << 16, dtype=np.uint32))
+
+
+def extra_bits(tokens: NDArray[np.uint8]) -> int:
+    """Extra bits of all ``tokens`` together."""
+    return int(np.bincount(tokens, minlength=TOKENS)[:TOKENS] @ _BITS)
+
+
 def split(values: NDArray[np.unsignedinteger[Any]]) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
     """(token, extra bits, number of extra bits), each [n], of ``values`` below 2^32."""
-    wide = values.astype(np.int64)
-    high = np.frexp(np.maximum(wide, DIRECT).astype(np.float64))[1].astype(np.int64) - 1
-    token = np.where(wide < DIRECT, wide, DIRECT + 4 * (high - 4) + ((wide >> (high - 2)) & 3))
-    return token.astype(np.uint8), wide - _BASE[token], _BITS[token]
+    token = tokens_of(values)
+    return token, values - _BASE.take(token), _BITS.take(token)
 
 
 class BitReader:

@@ -24,6 +24,7 @@ from runtimes.artifact.delta.tokens import BitReader
 CHUNK_ELEMENTS: Final = 1 << 16
 MOST_PARTS: Final = 128  # ``holds`` looks at all of them for every segment
 
+Chunk = tuple[int, bytes | memoryview]  # position in the result, what stands there
 Ranges = tuple[tuple[int, int], ...]  # (start, end)
 
 
@@ -76,7 +77,7 @@ class Waiting:
         """Whether a byte of ``ranges`` is waiting."""
         return bool(ranges) and any(start < high and low < end for low, high in ranges for start, end in self._ranges)
 
-    def settled(self) -> Iterator[tuple[int, bytes]]:
+    def settled(self) -> Iterator[Chunk]:
         """(position in the result, bytes) of all that waited; empty afterwards. Raises DeltaError for damaged streams."""
         parts, self._parts = self._parts, defaultdict(list)
         self._ranges.clear()
