@@ -2,7 +2,8 @@
 
 Nets go from PyTorch through torch.jit.trace and coremltools.convert, so nothing of our importer or exporter takes part: what the
 evaluator computes differently from PyTorch is the evaluator's mistake (or the converter's). Errors are relative to the largest
-output. float32 may differ by the order of sums; float16 is held against `rounding_bound`. Writes docs/conformance/coreml_converted.md.
+output. float32 may differ by the order of sums; float16 is held against `rounding_bound`.
+Writes docs/conformance/coreml_converted.md.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 With independent roundings of mean zero (Higham and Mary 2019, A new approach to probabilistic rounding error analysis, SIAM J.
 Sci. Comput. 41, A2815) Hoeffding's inequality says that an output's error exceeds t s with a chance of at most 2 exp(-t**2 / 2),
 where s is what the error has as its standard deviation when every rounding is its largest with a random sign. So the program runs
-a few times that way (runtimes/coreml_reference/shaking.py): decompositions, casts and float32 exceptions count as they stand in the file.
+a few times that way (runtimes/coreml_reference/shaking.py): decompositions, casts and float32 exceptions count as they stand in
+the file.
 docs/adr/0027-half-rounding.md
 """
 
@@ -53,7 +54,7 @@ def half_bound(
     errors = {name: _relative(np.abs(got[name].astype(np.float64) - want[name]), want[name]) for name in want}
     chosen = _chosen(errors, feeds, batch)
     exact = _run(path, chosen, Shake(0, unit=0.0))
-    squares = dict.fromkeys(want, np.float64(0))
+    squares: dict[str, Array] = {name: np.zeros(()) for name in want}
     for seed in range(DRAWS):
         shaken = _run(path, chosen, Shake(seed))
         squares = {n: squares[n] + np.square(shaken[n].astype(np.float64) - exact[n]) for n in want}
