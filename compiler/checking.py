@@ -10,14 +10,16 @@ import numpy as np
 import onnx_ir as ir
 
 from compiler.exporters.base import CoreMLInterface
-from compiler.gates import lowering_gate
+from compiler.gates import Gate, half_gate, lowering_gate
 from compiler.hub import Imported
 from compiler.hub_session import open_hub
 from compiler.hubfacts import hub_inputs, index_limit, output_scales, quantized_range
 from compiler.progress import Progress
 from compiler.request import Data
 from compiler.stages import Exported, Shaped
+from compiler.variants import Variant
 from compiler.verification.diverging import first_diverging
+from compiler.verification.half_bound import HalfBound, half_bound
 from compiler.verification.metrics import StepAgreement, parity, step_agreement
 from compiler.verification.sizes import check_sizes
 from compiler.verification.verify import Truth, Verified, verify_artifact
@@ -42,6 +44,7 @@ class Checked:
 
     ``sizes``: by artifact with flexible sizes, the largest error at the ends of what it takes, and a sentence that says where.
     ``diverging``: by Core ML artifact that does not compute what its hub does, the first tensor that parts from it.
+    ``halves``: by Core ML artifact that computes in float16, what its roundings may add up to.
     """
 
     truth: Truth
@@ -51,6 +54,7 @@ class Checked:
     agreement: tuple[StepAgreement, ...]
     sizes: Mapping[str, tuple[float, str]] = field(default_factory=dict)
     diverging: Mapping[str, str] = field(default_factory=dict)
+    halves: Mapping[str, HalfBound] = field(default_factory=dict)
 
 
 def verify_all(
@@ -66,22 +70,42 @@ def verify_all(
     hubs = _hub_truths(truth, shaped, [item.variant.precision for item in exported])
     verified, lowering = [], []
     diverging: dict[str, str] = {}
+    halves: dict[str, HalfBound] = {}
     with progress.stage("verify", len(exported)) as advance:
         for done, item in enumerate(exported, 1):
             found = _verify(item, truth)
             verified.append(found)
             ordered = {n: found.execution.outputs[n] for n in truth.outputs}
             lowering.append(replace(found, parity=parity(ordered, hubs[item.variant.precision])))
-            diverging |= _diverging(item, shaped, truth, lowering[-1])
+            halves |= _halves(item, truth, ordered, hubs[item.variant.precision])
+            diverging |= _diverging(item, shaped, truth, lowering[-1], halves)
             advance(done)
     pairs = _agreements(exported, verified, shaped)
-    return Checked(truth, kind, tuple(verified), tuple(lowering), pairs, _sizes(exported, shaped, interface), diverging)
+    sizes = _sizes(exported, shaped, interface)
+    return Checked(truth, kind, tuple(verified), tuple(lowering), pairs, sizes, diverging, halves)
 
 
-def _diverging(item: Exported, shaped: Shaped, truth: Truth, lowered: Verified) -> dict[str, str]:
+def parity_gate(name: str, variant: Variant, lowered: Verified, halves: Mapping[str, HalfBound]) -> Gate | None:
+    """Whether the artifact computes what its hub computes; None where it computes in integers."""
+    if name in halves:
+        return half_gate(name, halves[name])
+    return lowering_gate(name, variant.precision, lowered.parity, variant.half)
+
+
+def _halves(item: Exported, truth: Truth, got: Mapping[str, Array], want: Mapping[str, Array]) -> dict[str, HalfBound]:
+    """What float16's roundings may do to a Core ML artifact that computes in it, by its name; empty for others."""
+    variant = item.variant
+    if variant.format is not Format.COREML or not (variant.precision is Precision.FP16 or variant.half):
+        return {}
+    return {item.result.path.name: half_bound(item.result.path, truth.feeds, got, want, truth.batch or 1)}
+
+
+def _diverging(
+    item: Exported, shaped: Shaped, truth: Truth, lowered: Verified, halves: Mapping[str, HalfBound]
+) -> dict[str, str]:
     """Where a Core ML artifact that fails its parity gate first leaves its hub, by its name; empty for others."""
     variant, name = item.variant, item.result.path.name
-    gate = lowering_gate(name, variant.precision, lowered.parity, variant.half)
+    gate = parity_gate(name, variant, lowered, halves)
     if gate is None or gate.ok or variant.format is not Format.COREML:
         return {}
     model = shaped.model(variant.precision)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from compiler.cache import tool_versions
-from compiler.checking import Checked
+from compiler.checking import Checked, parity_gate
 from compiler.draft import write_draft
 from compiler.gates import (
     SIGNIFICANCE,
@@ -20,7 +20,6 @@ from compiler.gates import (
     answers_gate,
     finite_gate,
     invariants_gate,
-    lowering_gate,
     saturation_gate,
     size_gate,
     sizes_gate,
@@ -182,7 +181,7 @@ def _gates(
     int8: dict[str, Any] | None,
 ) -> tuple[Gate, ...]:
     budgets = strictest(variant, plan.profiles)
-    lowered = lowering_gate(name, variant.precision, low.parity, variant.half)
+    lowered = parity_gate(name, variant, low, checked.halves)
     if lowered is not None and name in checked.diverging:
         lowered = replace(lowered, reason=f"{lowered.reason} {checked.diverging[name]}")
     gates: list[Gate | None] = [

@@ -3,11 +3,11 @@
 Nets go from PyTorch through torch.jit.trace and coremltools.convert, so nothing of our importer or exporter takes part: what the
 evaluator computes differently from PyTorch is the evaluator's mistake (or the converter's). Errors are relative to the largest
 output. float32 may differ by the order of sums; float16 is held against `rounding_bound`.
+Writes docs/conformance/coreml_converted.md.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,21 @@ from typing import Any
 import numpy as np
 
 from benchmarks.coreml.half_rounding import rounding_bound, steps_apart
+from benchmarks.coreml.pages import rows_of
 
-PAGE = Path(__file__).parent / "converted.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance" / "coreml_converted.md"
+TEMPLATE = """# Packages of Apple's converter in the reference evaluator
+
+Written by `python -m benchmarks.coreml converted`. From PyTorch through torch.jit.trace and coremltools.convert, so nothing of this
+project's importer or exporter takes part, against PyTorch; timm's nets with seeded random weights. Errors are relative to the
+largest output. The float16 bound is taken from roundings in PyTorch (benchmarks/coreml/half_rounding.py).
+
+float32 within {limit:g} and float16 within its bound: {within} of {total}.
+
+| net | float32 error | float16 error | float16 bound | within |
+|---|---|---|---|---|
+{rows}
+"""
 FLOAT32_LIMIT = 1e-4  # sums in another order; the limit of the build's own parity gate
 PLAIN = ("lstm", "gru", "transformer")
 TIMM = {
@@ -109,28 +122,20 @@ def measure(name: str, folder: Path) -> Row:
     return Row(errors[0], errors[1], rounding_bound(net, x))
 
 
-def main(names: Sequence[str]) -> int:
-    """Print a line per net; with all nets, write the page. 1 if a net is outside its limits."""
-    lines, failed = [], False
-    with tempfile.TemporaryDirectory() as folder:
-        for name in names or (*PLAIN, *TIMM):
-            try:
-                row = measure(name, Path(folder))
-                failed |= not row.ok
-                lines.append(f"| {name} | {row.single:.1e} | {row.half:.1e} | {row.bound:.1e} | {_yes(row.ok)} |")
-            except Exception as error:  # a net that fails is a line like any other
-                failed = True
-                lines.append(f"| {name} | {type(error).__name__}: {' '.join(str(error).split())[:90]} | | | NO |")
-            print(lines[-1], flush=True)
+def main(names: Sequence[str], kept: Path | None = None) -> int:
+    """Print a row per net; with all nets, write the page. 1 if a net is outside its limits."""
+    rows = rows_of(names or (*PLAIN, *TIMM), _cells, kept)
     if not names:
-        PAGE.write_text(render(lines), "utf-8")
-    return int(failed)
+        PAGE.write_text(render(rows), "utf-8")
+    return int(not all(row.endswith("| yes |") for row in rows))
 
 
-def _yes(ok: bool) -> str:
-    return "yes" if ok else "NO"
+def _cells(name: str, folder: Path) -> str:
+    row = measure(name, folder)
+    return f"{row.single:.1e} | {row.half:.1e} | {row.bound:.1e} | {'yes' if row.ok else 'NO'}"
 
 
-def render(lines: Sequence[str]) -> str:
-    header = "| net | float32 error | float16 error | float16 bound | within |\n|---|---|---|---|---|"
-    return "\n".join(["# Packages of Apple's converter", "", (__doc__ or "").strip(), "", header, *lines, ""])
+def render(rows: Sequence[str]) -> str:
+    """The page as Markdown."""
+    within = sum(row.endswith("| yes |") for row in rows)
+    return TEMPLATE.format(within=within, total=len(rows), limit=FLOAT32_LIMIT, rows="\n".join(rows))

@@ -1,142 +1,94 @@
-"""`python -m benchmarks.coreml precisions [NET...]`: timm's architectures in Core ML at float16 and INT8.
+"""`python -m benchmarks.coreml precisions [NET...]`: float32 and float16 packages in the reference evaluator, against the source.
 
-float16: the largest difference from PyTorch relative to the output's range, and the bound that the format gives: what independent
-roundings of every result and every weight may add up to in this net on these pictures (`half_rounding`). Nodes that calibration
-shows float16 to lose are float32, as in a build.
-
-INT8: the share of the package's outputs (reference evaluator) within one step of the same QDQ model in onnxruntime: its nodes one
-by one, which is what the model says, and its integer kernels, which round products and sums in their own ways.
+Errors are the largest difference relative to the output's range. The bound is the one that a build gates float16 with: what
+independent roundings may add up to in the package as written (compiler/verification/half_bound.py). Nodes that calibration shows
+float16 to lose are float32, as in a build. Writes docs/conformance/coreml_float.md.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from benchmarks.coreml.cases import EVERY, Case, case
+from benchmarks.coreml.pages import rows_of
+from runtimes.session import Array
 
-from benchmarks.architectures import NETS, SIZES
-from benchmarks.coreml.half_rounding import rounding_bound
-from benchmarks.coreml.speed import imported_net
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance" / "coreml_float.md"
+TEMPLATE = """# Float precisions in Core ML
 
-PAGE = Path(__file__).parent / "precisions.md"
-CALIBRATION, IMAGES = 8, 4
+Written by `python -m benchmarks.coreml precisions`. Real models with data of their kind, and timm's nets with seeded random
+weights, exported and executed by the reference evaluator, against the source (onnxruntime, LiteRT or PyTorch) on samples that
+calibration did not see: the largest difference relative to the output's range.
+
+float32 within {single:g}: {good} of {total}. float16 within its bound: {half} of {total}; the largest share of the
+bound that any net uses is {share:.0%}.
+
+The bound is what a build holds float16 against: what independent roundings may add up to in this package on these samples, and
+{cap:g} at most (docs/adr/0027-half-rounding.md).
+
+| net | float32 error | float16 error | bound | share of it | nodes in float32 |
+|---|---|---|---|---|---|
+{rows}
+"""
 
 
-@dataclass(frozen=True)
-class Row:
-    half: float
-    bound: float
-    kept: int
-    one_by_one: float
-    kernels: float
-
-
-def measure(name: str, folder: Path) -> Row:
-    """Both precisions of one net."""
-    import torch
-
+def measure(name: str, folder: Path) -> str:
+    """The row's cells."""
     from compiler.calibration.dataset import make_dataset
+    from compiler.gates import half_limit
     from compiler.hubfacts import hub_inputs
-    from compiler.passes import clean_up
     from compiler.quantization.half_ranges import mark_float32
-    from runtimes.session import run_dataset
-    from tests.timm_models import create
-
-    size = SIZES.get(name, 224 if "224" in name else 128)
-    imported: Any = imported_net(name, size, folder)
-    hub = clean_up(imported.model)
-    pictures = np.random.default_rng(0).random((CALIBRATION + IMAGES, 3, size, size)).astype(np.float32)
-    key = str(hub.graph.inputs[0].name)
-    data = make_dataset({key: pictures[:CALIBRATION]}, hub_inputs(hub), where=name)
-    unseen = {key: pictures[CALIBRATION:]}
-    marked, reasons = mark_float32(hub, data)
-    half = _half(marked, folder / f"{name}-fp16.mlpackage", unseen, run_dataset(imported.reference, unseen))
-    within = _int8(hub, data, folder / name, unseen)
-    bound = rounding_bound(create(name), torch.from_numpy(pictures[CALIBRATION:]), of_range=True)
-    return Row(half, bound, len(reasons), *within)
-
-
-def _half(marked: Any, path: Path, feeds: dict[str, Any], truth: dict[str, Any]) -> float:
-    from compiler.exporters import EXPORTERS
-    from compiler.exporters.base import ExportOptions
+    from compiler.verification.half_bound import half_bound
     from compiler.verification.metrics import parity
     from profiles.schema import Precision
+
+    one = case(name, folder)
+    _, single = _answers(one, one.hub, Precision.FP32, folder)
+    marked, reasons = mark_float32(one.hub, make_dataset(one.calibration, hub_inputs(one.hub), where=name))
+    path, half = _answers(one, marked, Precision.FP16, folder)
+    found = half_bound(path, one.unseen, half, one.truth)
+    limit = half_limit(found)
+    exact = parity(single, one.truth).relative_error
+    return f"{exact:.1e} | {found.error:.1e} | {limit:.1e} | {found.error / limit:.0%} | {len(reasons)}"
+
+
+def _answers(one: Case, model: Any, precision: Any, folder: Path) -> tuple[Path, dict[str, Array]]:
+    from compiler.exporters import EXPORTERS
+    from compiler.exporters.base import ExportOptions
     from runtimes.coreml_reference.session import open_package
     from runtimes.session import run_dataset
 
-    EXPORTERS.get("coreml").export(marked, path, ExportOptions(Precision.FP16))
+    path = folder / f"{one.name}-{precision.value}.mlpackage"
+    EXPORTERS.get("coreml").export(model, path, ExportOptions(precision))
     with open_package(path) as session:
-        return parity(run_dataset(session, feeds), truth).relative_error
+        return path, run_dataset(session, one.unseen)
 
 
-def _int8(hub: Any, data: Any, stem: Path, feeds: dict[str, Any]) -> tuple[float, float]:
-    """Shares of the package's outputs within one step of onnxruntime's: the QDQ nodes one by one, and its integer kernels."""
-    from compiler.exporters import EXPORTERS
-    from compiler.exporters.base import ExportOptions
-    from compiler.hubfacts import output_scales
-    from compiler.quantization.engine import quantize
-    from compiler.verification.metrics import step_agreement
-    from profiles.schema import Precision
-    from runtimes.registry import open_session
-    from runtimes.session import run_dataset
-
-    quantized = quantize(hub, data).model
-    scales = output_scales(quantized)
-    if not scales:
-        return float("nan"), float("nan")
-    paths = {fmt: stem.with_suffix(suffix) for fmt, suffix in (("coreml", ".mlpackage"), ("onnx", ".onnx"))}
-    answers = {"node by node": _one_by_one(quantized, feeds)}
-    for fmt, path in paths.items():
-        EXPORTERS.get(fmt).export(quantized, path, ExportOptions(Precision.INT8))
-        with open_session(path) as session:
-            answers[fmt] = run_dataset(session, feeds)
-    others = [(name, answers[name]) for name in ("node by node", "onnx")]
-    found = [step_agreement(("coreml", answers["coreml"]), other, scales) for other in others]
-    return found[0].share_within_one, found[1].share_within_one
-
-
-def _one_by_one(model: Any, feeds: dict[str, Any]) -> dict[str, Any]:
-    """onnxruntime without fusing: what the QDQ model says, in float32."""
-    import onnx_ir as ir
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    (key, pictures), *_ = feeds.items()
-    rows = [session.run(names, {key: pictures[i : i + 1]}) for i in range(len(pictures))]
-    return {name: np.concatenate([row[k] for row in rows]) for k, name in enumerate(names)}
-
-
-def main(names: Sequence[str]) -> int:
-    """Print a line per net; with all nets, write the page."""
-    lines = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in names or NETS:
-            try:
-                lines.append(_line(name, measure(name, Path(folder))))
-            except Exception as error:  # a net that fails is a line like any other
-                lines.append(f"| {name} | {type(error).__name__}: {' '.join(str(error).split())[:90]} | | | | |")
-            print(lines[-1], flush=True)
+def main(names: Sequence[str], kept: Path | None = None) -> int:
+    """Print a row per net; with all nets, write the page."""
+    rows = rows_of(names or EVERY, measure, kept)
     if not names:
-        PAGE.write_text(render(lines), "utf-8")
+        PAGE.write_text(render(rows), "utf-8")
     return 0
 
 
-def _line(name: str, row: Row) -> str:
-    ok = "yes" if row.half <= row.bound else "NO"
-    shares = f"{row.one_by_one:.2%} | {row.kernels:.2%}"
-    return f"| {name} | {row.half:.1e} | {row.bound:.1e} | {ok} | {row.kept} | {shares} |"
+def render(rows: Sequence[str]) -> str:
+    """The page as Markdown."""
+    from compiler.gates import LOWERING_TOLERANCE
+    from profiles.schema import Precision
 
-
-def render(lines: Sequence[str]) -> str:
-    header = "| net | float16 error | bound | within | nodes in float32 | INT8 within one step, node by node | of the kernels |"
-    return "\n".join(
-        ["# Core ML precisions", "", (__doc__ or "").strip(), "", header, "|---|---|---|---|---|---|---|", *lines, ""]
+    single, cap = LOWERING_TOLERANCE[Precision.FP32], LOWERING_TOLERANCE[Precision.FP16]
+    cells = [[cell.strip() for cell in row.strip().strip("|").split("|")] for row in rows]
+    measured = [row for row in cells if len(row) > 5]
+    shares = [float(row[4].rstrip("%")) / 100 for row in measured]
+    return TEMPLATE.format(
+        single=single,
+        cap=cap,
+        good=sum(float(row[1]) <= single for row in measured),
+        half=sum(share <= 1 for share in shares),
+        share=max(shares, default=0.0),
+        total=len(cells),
+        rows="\n".join(rows),
     )

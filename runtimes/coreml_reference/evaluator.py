@@ -10,7 +10,7 @@ hardware adds up integers, which rounds nothing (docs/adr/0029-exact-between-int
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,6 +23,8 @@ from runtimes.coreml_reference.registry import EVALUATIONS, Call, Real, Result
 from runtimes.coreml_reference.types import TensorList
 from runtimes.errors import InferenceFailed, ModelLoadError
 from runtimes.session import Array
+
+Settle = Callable[[str, Array], Array]
 
 # What numpy and the argument accessors raise on operands that do not fit an operation.
 _OPERAND_ERRORS = (ValueError, IndexError, KeyError, TypeError, ZeroDivisionError, OverflowError, MemoryError)
@@ -40,14 +42,18 @@ class Step:
 class Evaluator:
     """A program ready to run.
 
+    Args:
+        settle: what becomes of a result, by its name; default: it stays what it is (shaking.py has another).
+
     Raises:
         ModelLoadError: the program has operations that the evaluator does not know (all are listed), or compressed
             weights that cannot be decoded.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, settle: Settle | None = None) -> None:
         _refuse_unknown(program)
         self._program = program
+        self._settle = settle or _as_it_is
         self._real: Real = np.float64 if "quantize" in _kinds(program.operations) else np.float32
         self._constants = dict(program.constants)
         self._steps: list[Operation] = []
@@ -101,7 +107,7 @@ class Evaluator:
         return value.astype(np.float32) if value.dtype == self._real else value
 
     def _apply(self, op: Operation, *scopes: Mapping[str, Value]) -> dict[str, Value]:
-        return _apply(op, *scopes, real=self._real)
+        return _apply(op, *scopes, real=self._real, settle=self._settle)
 
 
 def _refuse_unknown(program: Program) -> None:
@@ -120,7 +126,11 @@ def _kinds(operations: Iterable[Operation]) -> Iterator[str]:
             yield from _kinds(body.operations)
 
 
-def _apply(op: Operation, *scopes: Mapping[str, Value], real: Real) -> dict[str, Value]:
+def _as_it_is(name: str, result: Array) -> Array:
+    return result
+
+
+def _apply(op: Operation, *scopes: Mapping[str, Value], real: Real, settle: Settle) -> dict[str, Value]:
     """Compute ``op``, floats in ``real``. Raises InferenceFailed naming it."""
 
     def resolve(arg: Ref | Value) -> Value:
@@ -128,12 +138,12 @@ def _apply(op: Operation, *scopes: Mapping[str, Value], real: Real) -> dict[str,
 
     try:
         if op.type in CONTROL:
-            return run_control(op, scopes, partial(_apply, real=real))
+            return run_control(op, scopes, partial(_apply, real=real, settle=settle))
         call = Call(op, {key: tuple(resolve(arg) for arg in args) for key, args in op.args.items()}, real)
         # Overflow to infinity, 0/0 and log(0) are results here, as they are on the device.
         with np.errstate(all="ignore"):
             result = EVALUATIONS.get(op.type)(call)
-            return _finish(op, result, real)
+            return _finish(op, result, real, settle)
     except _OPERAND_ERRORS as error:
         raise InferenceFailed(
             f"{op.type} {op.name!r}: {str(error) or type(error).__name__}.",
@@ -141,7 +151,7 @@ def _apply(op: Operation, *scopes: Mapping[str, Value], real: Real) -> dict[str,
         ) from error
 
 
-def _finish(op: Operation, result: Result, real: Real) -> dict[str, Value]:
+def _finish(op: Operation, result: Result, real: Real, settle: Settle) -> dict[str, Value]:
     results = result if isinstance(result, tuple) else (result,)
     if len(results) < len(op.outputs):
         raise ValueError(f"yields {len(results)} outputs, the program declares {len(op.outputs)}")
@@ -149,7 +159,7 @@ def _finish(op: Operation, result: Result, real: Real) -> dict[str, Value]:
         op.type == "classify"
     ):  # a name and a dictionary, which are no tensors in MIL: arrays of names and of scores here
         return {o.name: r for o, r in zip(op.outputs, results, strict=False)}
-    return {o.name: _as_declared(o, r, real) for o, r in zip(op.outputs, results, strict=False)}
+    return {o.name: settle(o.name, _as_declared(o, r, real)) for o, r in zip(op.outputs, results, strict=False)}
 
 
 def _as_declared(output: Output, result: Array | TensorList, real: Real) -> Array | TensorList:

@@ -11,6 +11,7 @@ from runtimes.coreml_reference.evaluator import Evaluator, Step
 from runtimes.coreml_reference.package import read_package
 from runtimes.coreml_reference.ports import Port, fit_feeds, read_both
 from runtimes.coreml_reference.program import Program, parse_program
+from runtimes.coreml_reference.shaking import Shake, Shaken
 from runtimes.errors import ModelLoadError
 from runtimes.session import Array, Evidence, Feeds, RuntimeInfo, SessionBase, TensorSpec
 
@@ -62,15 +63,24 @@ def _answer(port: Port, result: Array) -> Array:
     return array.reshape([d or -1 for d in port.spec.shape]) if port.classes else array
 
 
-def open_package(path: Path) -> CoreMLReferenceSession:
-    """Read, check and prepare the package at ``path``. Raises ModelLoadError, RuntimeMissing."""
+def open_package(path: Path, shake: Shake | None = None) -> CoreMLReferenceSession:
+    """Read, check and prepare the package at ``path``.
+
+    Args:
+        shake: run in float32 with every float16 result off by a rounding at random (shaking.py).
+
+    Raises ModelLoadError, RuntimeMissing.
+    """
     spec, folder = read_package(path)
     program = parse_program(spec, folder)
     inputs, outputs = read_both(spec)
     _check_description(program, inputs, outputs)
     if len(spec.description.state):
         raise ModelLoadError("The model keeps state between calls.", remedy="Export it with explicit state tensors.")
-    return CoreMLReferenceSession(Evaluator(program), inputs, outputs)
+    if shake is None:
+        return CoreMLReferenceSession(Evaluator(program), inputs, outputs)
+    shaken = Shaken(program, shake)
+    return CoreMLReferenceSession(Evaluator(shaken.program, shaken.settle), inputs, outputs)
 
 
 def read_ports(path: Path) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
