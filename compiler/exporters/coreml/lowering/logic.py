@@ -22,6 +22,7 @@ _COMPARE = {
 _BOOLEAN = {"And": "logical_and", "Or": "logical_or", "Xor": "logical_xor"}
 # ONNX element types that a cast may produce, in MIL's names. int64 is int32 throughout (Core ML has no wider integer).
 _CASTS = {"FLOAT": "", "INT32": "int32", "INT64": "int32", "BOOL": "bool"}
+_CASTS |= {"FLOAT16": "fp16", "DOUBLE": "", "BFLOAT16": ""}  # MIL has no float64 and no bfloat16
 _CASTS |= {name.upper(): name for name in ("int8", "uint8", "int16", "uint16")}
 
 
@@ -62,7 +63,7 @@ def cast(ctx: Context, node: ir.Node) -> None:
 
     to = ir.DataType(node.attributes["to"].as_int())
     if to.name not in _CASTS:
-        raise Unsupported(f"a cast to {to.name} is not lowered", "Cast to float32, int32, int64, int8, uint8 or bool.")
+        raise Unsupported(f"a cast to {to.name} is not lowered", f"Cast to one of {', '.join(_CASTS)}.")
     x = ctx.input(node, 0)
     dtype = _CASTS[to.name] or ctx.compute
     if dtype in ("int16", "uint16"):
@@ -72,8 +73,6 @@ def cast(ctx: Context, node: ir.Node) -> None:
         ctx.set(node.outputs[0], ctx.mb.identity(x=x, name=ctx.name(node)))
         return
     if dtype in ("int8", "uint8"):
-        if ctx.target.version < 17:
-            raise Unsupported(f"a cast to {dtype} needs iOS17", "Choose iOS17 or later, or cast to int32.")
         ctx.set(node.outputs[0], to_narrow(ctx, node, as_int32(ctx, node, x, "_int32"), dtype))
         return
     if dtype == "bool" and dtype_name(x) in ("fp32", "fp16"):
