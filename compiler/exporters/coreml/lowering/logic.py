@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compiler.exporters.coreml.context import Context, Unsupported, dtype_name, output_shape
+from compiler.exporters.coreml.context import Context, Unsupported, dtype_name, is_fixed, output_shape
 from compiler.exporters.coreml.lowering.integers import as_int32, to_narrow
 from compiler.exporters.coreml.lowering.shape import broadcast_to
 from compiler.exporters.coreml.lowering.table import LOWERINGS
+from compiler.exporters.coreml.target import Var
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -50,10 +51,24 @@ def logical_not(ctx: Context, node: ir.Node) -> None:
 def where(ctx: Context, node: ir.Node) -> None:
     """MIL derives the result's shape from the two branches alone, so one of them takes the full shape first."""
     condition, a, b = (ctx.input(node, i) for i in range(3))
+    if not is_fixed((*condition.shape, *a.shape, *b.shape)):
+        # No size to broadcast to: a branch of the result's own rank that no axis of the condition widens will do.
+        if not any(_covers(branch, condition) for branch in (a, b)):
+            raise Unsupported(
+                "its condition widens both branches along a flexible axis", "Fix the sizes of the inputs."
+            )
+        ctx.set(node.outputs[0], ctx.mb.select(cond=condition, a=a, b=b, name=ctx.name(node)))
+        return
     shape = output_shape(node)
     if tuple(a.shape) != shape and tuple(b.shape) != shape:
         a = broadcast_to(ctx, node, a, shape, "_branch")
     ctx.set(node.outputs[0], ctx.mb.select(cond=condition, a=a, b=b, name=ctx.name(node)))
+
+
+def _covers(branch: Var, condition: Var) -> bool:
+    """Whether the condition broadcasts to the branch's shape."""
+    behind = tuple(branch.shape[branch.rank - condition.rank :])
+    return branch.rank >= condition.rank and all(c in (1, d) for c, d in zip(condition.shape, behind, strict=True))
 
 
 @LOWERINGS.lowers("Cast")
