@@ -37,8 +37,19 @@ class Attempt(Protocol):
 A = TypeVar("A", bound=Attempt)
 
 
-def settle(model: ir.Model, attempt: Callable[[ir.Model], A]) -> A:
+def _no_others(model: ir.Model) -> Sequence[ir.Model]:
+    return ()
+
+
+def settle(
+    model: ir.Model,
+    attempt: Callable[[ir.Model], A],
+    at_other_sizes: Callable[[ir.Model], Sequence[ir.Model]] = _no_others,
+) -> A:
     """Lower ``model`` by ``attempt``; as long as it refuses nodes that decompose, replace those and lower again.
+
+    ``at_other_sizes``: the same nodes with other sizes of the inputs, for an artifact that takes those too. Decompositions compute
+    with the sizes that a model has: only those that are alike for all sizes are taken.
 
     ``model`` stays as it is. Returns the last attempt: its refusals are what no decomposition helps, named as in the model.
     """
@@ -51,7 +62,7 @@ def settle(model: ir.Model, attempt: Callable[[ir.Model], A]) -> A:
             break
         if not copied:
             model, copied = model.clone(), True
-        failed = decompose(model, names)
+        failed = decompose(model, names, at_other_sizes(model))
         if failed == names:
             break
         hopeless |= failed
@@ -64,14 +75,18 @@ def _same_nodes(first: Attempt, last: Attempt) -> bool:
     return {r.node for r in last.refusals} <= {r.node for r in first.refusals}
 
 
-def decompose(model: ir.Model, names: Collection[str]) -> set[str]:
-    """Replace the nodes called ``names`` in place, in bodies and branches too; returns those that could not be."""
+def decompose(model: ir.Model, names: Collection[str], others: Sequence[ir.Model] = ()) -> set[str]:
+    """Replace the nodes called ``names`` in place, in bodies and branches too; returns those that could not be.
+
+    ``others``: models with the same nodes, in which the replacement must be the same.
+    """
     failed = set(names)
+    twins = [{node.name: node for node in other.graph.all_nodes()} for other in others]
     for node in list(model.graph.all_nodes()):
         if node.name not in failed or node.graph is None:
             continue
         replacement = _expanded(node)
-        if replacement is not None:
+        if replacement is not None and all(_alike(replacement, twin.get(node.name)) for twin in twins):
             _splice(_graph_of(node), node, replacement)
             failed.discard(node.name)
             log.debug("decomposed %s %r", node.op_type, node.name)
@@ -82,6 +97,19 @@ def _graph_of(node: ir.Node) -> ir.Graph:
     graph = node.graph
     assert isinstance(graph, ir.Graph), "a hub has no functions"
     return graph
+
+
+def _alike(replacement: ir.Model, twin: ir.Node | None) -> bool:
+    """Whether the twin's replacement holds the same nodes and constants, whatever the shapes between them."""
+    other = None if twin is None else _expanded(twin)
+    if other is None:
+        return False
+    first, second = (ir.to_proto(model).graph for model in (replacement, other))
+    parts = [
+        [part.SerializeToString(deterministic=True) for part in (*graph.node, *graph.initializer)]
+        for graph in (first, second)
+    ]
+    return parts[0] == parts[1]
 
 
 def _expanded(node: ir.Node) -> ir.Model | None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from compiler.exporters.base import CoreMLInterface
-from compiler.exporters.coreml.flexible import Sizes, free_axes
+from compiler.exporters.coreml.flexible import end_shapes, free_axes
 from compiler.hub_session import open_hub
 from compiler.hubfacts import hub_inputs, index_limit
 from compiler.verification.metrics import Parity, parity
@@ -29,7 +29,7 @@ def check_sizes(path: Path, hub: ir.Model, interface: CoreMLInterface) -> tuple[
     free = free_axes(hub, interface.flexible)
     worst, where = -1.0, ""
     with open_hub(free) as truth, open_isolated(path, timeout_s=TIMEOUT_S) as session:
-        for shapes in _extremes(interface.flexible):
+        for shapes in end_shapes(interface.flexible):
             shown = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
             feeds = _feeds(hub, shapes, interface)
             try:
@@ -47,18 +47,6 @@ def check_sizes(path: Path, hub: ir.Model, interface: CoreMLInterface) -> tuple[
 
 def _error(found: Parity) -> float:
     return found.relative_error if found.finite else float("inf")
-
-
-def _extremes(flexible: Mapping[str, Sizes]) -> Iterator[dict[str, tuple[int, ...]]]:
-    """All inputs at their least, then all at their largest; listed shapes one after the other (a shorter list repeats its last)."""
-    columns = {
-        name: [tuple(low for low, _ in shape) for shape in sizes]
-        if len(sizes) > 1
-        else [tuple(low for low, _ in sizes[0]), tuple(high for _, high in sizes[0])]
-        for name, sizes in flexible.items()
-    }
-    for index in range(max(map(len, columns.values()))):
-        yield {name: shapes[min(index, len(shapes) - 1)] for name, shapes in columns.items()}
 
 
 def _feeds(hub: ir.Model, shapes: Mapping[str, tuple[int, ...]], interface: CoreMLInterface) -> dict[str, Array]:

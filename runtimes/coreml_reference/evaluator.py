@@ -20,7 +20,7 @@ from runtimes.coreml_reference import ops  # noqa: F401  (registers every family
 from runtimes.coreml_reference.control import CONTROL, run_control
 from runtimes.coreml_reference.program import Operation, Output, Program, Ref, Value
 from runtimes.coreml_reference.registry import EVALUATIONS, Call, Real, Result
-from runtimes.coreml_reference.types import TensorList
+from runtimes.coreml_reference.types import State, TensorList
 from runtimes.errors import InferenceFailed, ModelLoadError
 from runtimes.session import Array
 
@@ -78,19 +78,36 @@ class Evaluator:
             seen |= names
         return dying[::-1]
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Outputs by their MIL names. ``feeds`` are the program's inputs by MIL name. Raises InferenceFailed."""
-        values: dict[str, Value] = dict(feeds)
+    def run(self, feeds: Mapping[str, Array], kept: dict[str, Array] | None = None) -> dict[str, Array]:
+        """Outputs by their MIL names. ``feeds`` are the program's inputs by MIL name. Raises InferenceFailed.
+
+        ``kept``: what the program keeps between runs, by MIL name; updated if the run succeeds. Without it, zeros.
+        """
+        states = self._states(kept or {})
+        values: dict[str, Value] = {**feeds, **states}
         for _ in self._execute(values):
             pass
-        return {name: self._array(values, name) for name in self._program.outputs}
+        outputs = {name: self._array(values, name) for name in self._program.outputs}
+        if kept is not None:
+            kept.update((name, state.content) for name, state in states.items())
+        return outputs
 
-    def trace(self, feeds: Mapping[str, Array]) -> Iterator[Step]:
-        """Every tensor the program computes, in order; a consumer that keeps none of them needs no more memory than run."""
-        values: dict[str, Value] = dict(feeds)
+    def _states(self, kept: Mapping[str, Array]) -> dict[str, State]:
+        return {
+            name: State(kept[name] if name in kept else np.zeros(found.static_shape(name), found.dtype.numpy))
+            for name, found in self._program.states.items()
+        }
+
+    def trace(self, feeds: Mapping[str, Array], kept: Mapping[str, Array] | None = None) -> Iterator[Step]:
+        """Every tensor the program computes, in order; a consumer that keeps none of them needs no more memory than run.
+
+        What the program keeps between runs starts as ``kept`` says, and is forgotten.
+        """
+        values: dict[str, Value] = {**feeds, **self._states(kept or {})}
         for op in self._execute(values, keep_last=True):
             for output in op.outputs:
-                yield Step(output.name, op.type, self._array(values, output.name))
+                if not isinstance(values[output.name], TensorList):
+                    yield Step(output.name, op.type, self._array(values, output.name))
 
     def _execute(self, values: dict[str, Value], *, keep_last: bool = False) -> Iterator[Operation]:
         for op, dying in zip(self._steps, self._last_use, strict=True):
@@ -159,7 +176,8 @@ def _finish(op: Operation, result: Result, real: Real, settle: Settle) -> dict[s
         op.type == "classify"
     ):  # a name and a dictionary, which are no tensors in MIL: arrays of names and of scores here
         return {o.name: r for o, r in zip(op.outputs, results, strict=False)}
-    return {o.name: settle(o.name, _as_declared(o, r, real)) for o, r in zip(op.outputs, results, strict=False)}
+    declared = {o.name: _as_declared(o, r, real) for o, r in zip(op.outputs, results, strict=False)}
+    return {name: settle(name, r) if isinstance(r, np.ndarray) else r for name, r in declared.items()}
 
 
 def _as_declared(output: Output, result: Array | TensorList, real: Real) -> Array | TensorList:

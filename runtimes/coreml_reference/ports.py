@@ -106,7 +106,10 @@ def fit_feeds(ports: tuple[Port, ...], feeds: Feeds) -> dict[str, Array]:
 def _carried(array: Array, spec: TensorSpec) -> Array:
     """Integers and Booleans in another integer type, floats in another float type; what differs otherwise stays for the check."""
     wanted = np.dtype(spec.dtype)
-    whole, wide = array.dtype.kind in "biu" and wanted.kind in "iu", array.dtype.kind == wanted.kind == "f"
+    whole, wide = (
+        array.dtype.kind in "biu" and wanted.kind in "iu",
+        wanted.kind == "f" and (array.dtype.kind == "f" or array.dtype.name == "bfloat16"),
+    )
     if array.dtype == wanted or not (whole or wide):
         return array
     with np.errstate(over="ignore"):  # what leaves the range is refused below

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ import numpy as np
 from runtimes.coreml_reference.blobs import BlobFile
 from runtimes.coreml_reference.package import inside
 from runtimes.coreml_reference.proto import data_type_name
-from runtimes.coreml_reference.types import DTYPES, DType, TensorList, TensorType, check_size, decode
+from runtimes.coreml_reference.types import DTYPES, DType, State, TensorList, TensorType, check_size, decode
 from runtimes.errors import ModelLoadError
 from runtimes.session import Array
 
-# What an operation's argument can be: a tensor, a string, a tuple of these, or a list of tensors.
-Value = Array | str | tuple[Any, ...] | TensorList
+# What an operation's argument can be: a tensor, a string, a tuple of these, a list of tensors, or a state.
+Value = Array | str | tuple[Any, ...] | TensorList | State
 
 _REMEDY = "Export the package again; the evaluator reads ML programs of tensors as coremltools writes them."
 _MAX_NESTING = 16
@@ -68,12 +68,16 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """The main function. ``constants`` are the `const` operations, decoded; ``operations`` everything else, in order."""
+    """The main function. ``constants`` are the `const` operations, decoded; ``operations`` everything else, in order.
+
+    ``states``: the inputs that are no tensors to feed but buffers kept between runs, zero at first.
+    """
 
     inputs: dict[str, TensorType]
     outputs: tuple[str, ...]
     constants: dict[str, Value]
     operations: tuple[Operation, ...]
+    states: dict[str, TensorType] = field(default_factory=dict)
 
 
 def parse_program(spec: Any, model_folder: Path) -> Program:
@@ -102,9 +106,10 @@ class _Parser:
         self._where = "function inputs"
 
     def program(self, function: Any, block: Any) -> Program:
-        inputs = {i.name: self._input_type(i) for i in function.inputs}
+        kept = {i.name: self._state_type(i) for i in function.inputs if i.type.WhichOneof("type") == "stateType"}
+        inputs = {i.name: self._input_type(i) for i in function.inputs if i.name not in kept}
         constants, operations = self._content(block)
-        program = Program(inputs, tuple(block.outputs), constants, operations)
+        program = Program(inputs, tuple(block.outputs), constants, operations, kept)
         _check_names(program)
         return program
 
@@ -134,6 +139,18 @@ class _Parser:
                 f"Input {named.name!r} is a {named.type.WhichOneof('type')}; only tensors can be fed.", remedy=_REMEDY
             )
         return self.tensor_type(named.type.tensorType)
+
+    def _state_type(self, named: Any) -> TensorType:
+        self._where = f"state {named.name!r}"
+        wrapped = named.type.stateType.wrappedType
+        if wrapped.WhichOneof("type") != "tensorType":
+            raise self._bad(f"it holds a {wrapped.WhichOneof('type')}, only tensors are kept")
+        found = self.tensor_type(wrapped.tensorType)
+        try:
+            check_size(found.static_shape(self._where), np.dtype(found.dtype.numpy).itemsize)
+        except ValueError as error:
+            raise self._bad(str(error)) from error
+        return found
 
     def _operation(self, message: Any, depth: int) -> Operation:
         args = {key: tuple(self._binding(b) for b in argument.arguments) for key, argument in message.inputs.items()}
@@ -242,7 +259,9 @@ class _Parser:
 
 def _check_names(program: Program) -> None:
     """Every name is defined once, before its use. Raises ModelLoadError."""
-    _check_block(program.operations, program.outputs, set(program.inputs) | set(program.constants), "The program")
+    _check_block(
+        program.operations, program.outputs, {*program.inputs, *program.states, *program.constants}, "The program"
+    )
 
 
 def _check_block(operations: Iterable[Operation], outputs: Iterable[str], known: set[str], what: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from profiles.registry import Registry
 from runtimes.coreml_reference.program import Operation, Value
-from runtimes.coreml_reference.types import TensorList
+from runtimes.coreml_reference.types import State, TensorList
 from runtimes.session import Array
 
 Real = type[np.float32] | type[np.float64]
@@ -84,6 +84,12 @@ class Call:
         value = self._one(name)
         if not isinstance(value, TensorList):
             raise ValueError(f"argument {name!r} is no list")
+        return value
+
+    def state(self, name: Name) -> State:
+        value = self._one(name)
+        if not isinstance(value, State):
+            raise ValueError(f"argument {name!r} is no state")
         return value
 
     def names(self, name: Name) -> list[Name | Number]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +20,19 @@ VERSION = "1"
 
 
 class CoreMLReferenceSession(SessionBase):
-    """One .mlpackage, executed by `Evaluator`."""
+    """One .mlpackage, executed by `Evaluator`.
+
+    A stateful program's states start as zeros, as Core ML's ``makeState`` gives them, and go on from run to run; ``reset`` makes
+    them zeros again. ``trace`` starts from them and leaves them as they are.
+    """
 
     def __init__(self, evaluator: Evaluator, inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:
         self._evaluator = evaluator
         self._inputs, self._outputs = inputs, outputs
+        self._kept: dict[str, Array] = {}
+
+    def reset(self) -> None:
+        self._kept = {}
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -39,12 +48,12 @@ class CoreMLReferenceSession(SessionBase):
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Outputs under the model's names, in fresh arrays. Raises InputMismatch, InferenceFailed."""
-        results = self._evaluator.run(self._by_mil_name(feeds))
+        results = self._evaluator.run(self._by_mil_name(feeds), self._kept)
         return {p.spec.name: _answer(p, results[p.mil_name]) for p in self._outputs}
 
     def trace(self, feeds: Feeds) -> Iterator[Step]:
         """Every tensor the program computes, by its MIL name, in order. Raises as ``run`` does, while iterated."""
-        yield from self._evaluator.trace(self._by_mil_name(feeds))
+        yield from self._evaluator.trace(self._by_mil_name(feeds), self._kept)
 
     def _by_mil_name(self, feeds: Feeds) -> dict[str, Array]:
         fitted = fit_feeds(self._inputs, feeds)
@@ -74,9 +83,7 @@ def open_package(path: Path, shake: Shake | None = None) -> CoreMLReferenceSessi
     spec, folder = read_package(path)
     program = parse_program(spec, folder)
     inputs, outputs = read_both(spec)
-    _check_description(program, inputs, outputs)
-    if len(spec.description.state):
-        raise ModelLoadError("The model keeps state between calls.", remedy="Export it with explicit state tensors.")
+    _check_description(spec, program, inputs, outputs)
     if shake is None:
         return CoreMLReferenceSession(Evaluator(program), inputs, outputs)
     shaken = Shaken(program, shake)
@@ -88,10 +95,16 @@ def read_ports(path: Path) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     return read_both(read_package(path)[0])
 
 
-def _check_description(program: Program, inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:
+def _check_description(spec: Any, program: Program, inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:
     """The description and the program name the same inputs and outputs. Raises ModelLoadError."""
     described, real = {p.mil_name for p in inputs}, set(program.inputs)
     missing = {p.mil_name for p in outputs} - set(program.outputs)
+    states = {feature.name for feature in spec.description.state}
+    if states != set(program.states):
+        raise ModelLoadError(
+            f"The description names states {sorted(states)}, the program keeps {sorted(program.states)}.",
+            remedy="Export the package again; its description and its program disagree.",
+        )
     if described != real or missing:
         raise ModelLoadError(
             f"The description names inputs {sorted(described)}, the program takes {sorted(real)}"

@@ -90,6 +90,13 @@ class TensorList:
     dynamic: bool
 
 
+@dataclass(slots=True)
+class State:
+    """What a stateful program keeps between its runs: the one value that operations change in place."""
+
+    content: Array
+
+
 def check_size(shape: Sequence[int], itemsize: int) -> None:
     """Refuse, before any allocation, a tensor over MAX_TENSOR_BYTES.
 

@@ -38,10 +38,11 @@ T = TypeVar("T")
 
 MAX_RANK = 5  # Core ML's limit for tensors of an ML program
 # numpy's names of hub element types, and what Core ML's inputs and outputs can carry for them.
-# MIL has no arithmetic on 16 bits: they stay in int32 all the way.
-IO_TYPES = {"float32": "fp32"} | dict.fromkeys(("int32", "int64", "bool", "int8", "uint8", "int16", "uint16"), "int32")
-# Of these, the program itself computes in the narrow type, cast at its edge. MIL casts to bytes since iOS17.
-NARROW_TYPES = frozenset({"bool", "int8", "uint8"})
+# MIL has no arithmetic on 16 bits: they stay in int32 all the way; multi-arrays have no bfloat16, and MIL no float64.
+IO_TYPES = dict.fromkeys(("float32", "float64", "bfloat16"), "fp32") | dict.fromkeys(
+    ("int32", "int64", "bool", "int8", "uint8", "int16", "uint16"), "int32"
+)
+HALF_PORTS_SINCE = 16  # before, float16 travels as float32
 _OVERFLOWING = frozenset(
     {"Add", "Sub", "Mul", "Div", "Neg", "Abs", "Pow"}
 )  # what may leave 16 bits must come back to them
@@ -154,9 +155,9 @@ class _Build:
             if not shape:
                 raise Unsupported("it has rank 0 and Core ML's inputs have at least one axis", "Give it shape [1].")
             if value.name is not None and value.name in self.interface.pictures:
-                if dtype != "fp32":
+                if dtype == "int32":
                     raise Unsupported(f"it is {self.dtypes[name]}, pictures become floats", "Leave out images=true.")
-                shape = picture_shape(shape, self.interface.pictures[value.name])
+                shape, dtype = picture_shape(shape, self.interface.pictures[value.name]), "fp32"
         except Unsupported as error:
             self._refuse(name, "input", error)
             self.tainted.add(value)
@@ -167,10 +168,14 @@ class _Build:
         dims = zip(_checked_shape(value, bool(self.interface.flexible)), value.shape or (), strict=True)
         shape = tuple(self._symbol(dim) if size is None else size for size, dim in dims)
         dtype = "unknown" if value.dtype is None else str(value.dtype.numpy())
-        if dtype not in IO_TYPES or (dtype in ("int8", "uint8") and self.target.version < 17):
+        carried = "fp16" if self.target.version >= HALF_PORTS_SINCE else "fp32"
+        carried = carried if dtype == "float16" else IO_TYPES.get(dtype, "")
+        if not carried:
             raise Unsupported(f"its type {dtype} cannot be a Core ML input or output", "Cast it to float32 or int32.")
+        if carried == "fp32" and dtype != "float32" and name not in self.dtypes:
+            self.ctx.notes.append(f"{value.name!r} is {dtype} in the source and float32 in the package")
         self.dtypes[name] = dtype
-        return shape, IO_TYPES[dtype]
+        return shape, carried
 
     def _symbol(self, dim: Any) -> Any:
         """MIL's symbol for a flexible axis, one per name in the hub."""
@@ -183,7 +188,7 @@ class _Build:
         if pixels is not None and value not in self.tainted:
             var = unpack_picture(self.ctx, var, pixels, value.name or "")
         dtype = self.dtypes.get(var.name, "")
-        if dtype in NARROW_TYPES:
+        if dtype == "bool" or (dtype in ("int8", "uint8") and self.ctx.has_bytes):
             var = self.ctx.mb.cast(x=var, dtype=dtype, name=self.ctx.names.claim(f"{value.name}_{dtype}"))
         self.ctx.set(value, var)
 
@@ -217,8 +222,10 @@ class _Build:
         lowering = LOWERINGS.find(node.op_type, self.opset)
         if lowering is None:
             raise Unsupported("Core ML has no lowering for this operator", "Leave out the format coreml.")
-        if node.op_type in _OVERFLOWING and any(str(output.dtype) in ("INT16", "UINT16") for output in node.outputs):
-            raise Unsupported("arithmetic on 16 bits has no operation")
+        narrow = ("INT16", "UINT16") if self.ctx.has_bytes else ("INT16", "UINT16", "INT8", "UINT8")
+        if node.op_type in _OVERFLOWING and any(str(output.dtype) in narrow for output in node.outputs):
+            reason = f"arithmetic on {node.outputs[0].dtype} has no operation for {self.target.name}"
+            raise Unsupported(reason, "Cast to int32 before it.")
         needed = [output for output in node.outputs if is_used(output) and not is_left_out(output)]
         for output in needed:
             _checked_shape(output, bool(self.interface.flexible))

@@ -54,6 +54,11 @@ class Context:
     def float_dtype(self) -> type[np.floating[Any]]:
         return np.float16 if self.compute == "fp16" else np.float32
 
+    @property
+    def has_bytes(self) -> bool:
+        """Whether MIL's casts and arithmetic know int8 and uint8; before iOS17 they are int32, as 16 bits are."""
+        return self.target.version >= 17
+
     # --- operands
 
     def var(self, value: ir.Value) -> Var:
@@ -139,6 +144,8 @@ class Context:
         )
 
     def _mil_array(self, values: Array) -> Array:
+        if values.dtype in (np.int8, np.uint8) and not self.has_bytes:
+            values = values.astype(np.int32)
         try:
             return to_mil_dtype(values, self.float_dtype)
         except OverflowError as error:

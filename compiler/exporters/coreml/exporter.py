@@ -10,7 +10,9 @@ from compiler.decompose import settle
 from compiler.errors import Refusal, UnsupportedModel
 from compiler.exporters.base import Exporter, ExportOptions, ExportResult
 from compiler.exporters.coreml.build import Built, build
+from compiler.exporters.coreml.flexible import at_ends
 from compiler.exporters.coreml.package import write_package
+from compiler.exporters.coreml.unsupported import Unsupported
 from compiler.passes.carried import keep_carried_shapes
 
 if TYPE_CHECKING:
@@ -58,9 +60,15 @@ class CoreMLExporter:
 
 
 def _settled(model: ir.Model, options: ExportOptions) -> Built:
-    if options.interface.flexible:  # decompositions compute with the sizes that the model has: they hold for no others
+    flexible = options.interface.flexible
+    if not flexible:
+        return settle(keep_carried_shapes(model), lambda attempt: build(attempt, options))
+
+    try:
+        at_ends(model, flexible)
+    except Unsupported:  # sizes that do not fit the model: the build says so
         return build(model, options)
-    return settle(keep_carried_shapes(model), lambda attempt: build(attempt, options))
+    return settle(model, lambda attempt: build(attempt, options), lambda attempt: at_ends(attempt, flexible))
 
 
 EXPORTER: Exporter = CoreMLExporter()

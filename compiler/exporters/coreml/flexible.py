@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,6 +49,35 @@ def free_axes(model: ir.Model, flexible: Mapping[str, Sizes]) -> ir.Model:
         if value.shape is None:
             raise Unsupported(f"the rank of output {value.name!r} depends on the sizes", "Fix the sizes of the inputs.")
     return model
+
+
+def at_ends(model: ir.Model, flexible: Mapping[str, Sizes]) -> list[ir.Model]:
+    """Copies of ``model`` at each listed shape, or at the least and the largest sizes. Raises Unsupported as ``free_axes``."""
+    import onnx_ir as ir
+    from onnx_ir.passes.common import ShapeInferencePass
+
+    free, made = free_axes(model, flexible), []
+    for shapes in end_shapes(flexible):
+        sized = free.clone()
+        for value in sized.graph.inputs:
+            if value.name in shapes:
+                value.shape = ir.Shape(shapes[value.name])
+        for output in (output for node in sized.graph for output in node.outputs):
+            output.shape = None
+        made.append(ShapeInferencePass()(sized).model)
+    return made
+
+
+def end_shapes(flexible: Mapping[str, Sizes]) -> Iterator[dict[str, tuple[int, ...]]]:
+    """All inputs at their least, then all at their largest; listed shapes one after the other (a shorter list repeats its last)."""
+    columns = {
+        name: [tuple(low for low, _ in shape) for shape in sizes]
+        if len(sizes) > 1
+        else [tuple(low for low, _ in sizes[0]), tuple(high for _, high in sizes[0])]
+        for name, sizes in flexible.items()
+    }
+    for index in range(max(map(len, columns.values()))):
+        yield {name: shapes[min(index, len(shapes) - 1)] for name, shapes in columns.items()}
 
 
 def is_fixed(size: object) -> bool:

@@ -13,9 +13,11 @@ from runtimes.coreml_reference.ops import (  # noqa: F401
     lists,
     normalization,
     pooling,
+    random,
     recurrent,
     reduction,
     resizing,
     sampling,
+    states,
     tensors,
 )

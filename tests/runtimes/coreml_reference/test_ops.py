@@ -10,6 +10,7 @@ import pytest
 from runtimes.coreml_reference import ops  # noqa: F401
 from runtimes.coreml_reference.program import Operation
 from runtimes.coreml_reference.registry import EVALUATIONS, Call
+from runtimes.coreml_reference.types import TensorList
 from runtimes.session import Array
 
 torch = pytest.importorskip("torch")
@@ -18,10 +19,7 @@ RTOL, ATOL = 2e-5, 2e-5  # float32 sums of up to a few hundred terms in another 
 
 
 def evaluate(kind: str, **kwargs: Any) -> Any:
-    args = {
-        k: (v if isinstance(v, str) else tuple(v) if isinstance(v, tuple) else np.asarray(v),)
-        for k, v in kwargs.items()
-    }
+    args = {k: (v if isinstance(v, (str, tuple, TensorList)) else np.asarray(v),) for k, v in kwargs.items()}
     return EVALUATIONS.get(kind)(Call(Operation(kind, kind, {}, ()), args))  # type: ignore[arg-type]
 
 

@@ -36,15 +36,15 @@ def to_narrow(ctx: Context, node: ir.Node, x: Var, dtype: str) -> Var:
     """The low bits of an int32 as an integer of 8 or 16 bits, which is what a cast of an integer means in ONNX.
 
     MIL does not say what its cast does beyond the range, so the value is brought into it first:
-    uint8 mod(x, 256), int8 mod(x + 128, 256) - 128, with mod's sign that of the divisor. 16 bits stay in int32: MIL has no
-    arithmetic on them.
+    uint8 mod(x, 256), int8 mod(x + 128, 256) - 128, with mod's sign that of the divisor. 16 bits, and before iOS17 bytes
+    too, stay in int32: MIL has no arithmetic on them.
     """
     bits = 16 if dtype.endswith("16") else 8
     mb, offset = ctx.mb, 0 if dtype.startswith("u") else 1 << (bits - 1)
     shifted = mb.add(x=x, y=offset, name=ctx.name(node, suffix="_shifted")) if offset else x
     low = mb.mod(x=shifted, y=1 << bits, name=ctx.name(node, suffix="_low_bits"))
     value = mb.sub(x=low, y=offset, name=ctx.name(node, suffix="_value")) if offset else low
-    return mb.cast(x=value, dtype=dtype if bits == 8 else "int32", name=ctx.name(node))
+    return mb.cast(x=value, dtype=dtype if bits == 8 and ctx.has_bytes else "int32", name=ctx.name(node))
 
 
 @LOWERINGS.lowers("Mod")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compiler.exporters.coreml.context import Context, Unsupported, dtype_name, output_shape
+from compiler.exporters.coreml.context import Context, Unsupported, dtype_name, is_fixed, output_shape
 from compiler.exporters.coreml.lowering.integers import as_int32, to_narrow
 from compiler.exporters.coreml.lowering.shape import broadcast_to
 from compiler.exporters.coreml.lowering.table import LOWERINGS
+from compiler.exporters.coreml.target import Var
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -22,6 +23,7 @@ _COMPARE = {
 _BOOLEAN = {"And": "logical_and", "Or": "logical_or", "Xor": "logical_xor"}
 # ONNX element types that a cast may produce, in MIL's names. int64 is int32 throughout (Core ML has no wider integer).
 _CASTS = {"FLOAT": "", "INT32": "int32", "INT64": "int32", "BOOL": "bool"}
+_CASTS |= {"FLOAT16": "fp16", "DOUBLE": "", "BFLOAT16": ""}  # MIL has no float64 and no bfloat16
 _CASTS |= {name.upper(): name for name in ("int8", "uint8", "int16", "uint16")}
 
 
@@ -49,10 +51,24 @@ def logical_not(ctx: Context, node: ir.Node) -> None:
 def where(ctx: Context, node: ir.Node) -> None:
     """MIL derives the result's shape from the two branches alone, so one of them takes the full shape first."""
     condition, a, b = (ctx.input(node, i) for i in range(3))
+    if not is_fixed((*condition.shape, *a.shape, *b.shape)):
+        # No size to broadcast to: a branch of the result's own rank that no axis of the condition widens will do.
+        if not any(_covers(branch, condition) for branch in (a, b)):
+            raise Unsupported(
+                "its condition widens both branches along a flexible axis", "Fix the sizes of the inputs."
+            )
+        ctx.set(node.outputs[0], ctx.mb.select(cond=condition, a=a, b=b, name=ctx.name(node)))
+        return
     shape = output_shape(node)
     if tuple(a.shape) != shape and tuple(b.shape) != shape:
         a = broadcast_to(ctx, node, a, shape, "_branch")
     ctx.set(node.outputs[0], ctx.mb.select(cond=condition, a=a, b=b, name=ctx.name(node)))
+
+
+def _covers(branch: Var, condition: Var) -> bool:
+    """Whether the condition broadcasts to the branch's shape."""
+    behind = tuple(branch.shape[branch.rank - condition.rank :])
+    return branch.rank >= condition.rank and all(c in (1, d) for c, d in zip(condition.shape, behind, strict=True))
 
 
 @LOWERINGS.lowers("Cast")
@@ -62,7 +78,7 @@ def cast(ctx: Context, node: ir.Node) -> None:
 
     to = ir.DataType(node.attributes["to"].as_int())
     if to.name not in _CASTS:
-        raise Unsupported(f"a cast to {to.name} is not lowered", "Cast to float32, int32, int64, int8, uint8 or bool.")
+        raise Unsupported(f"a cast to {to.name} is not lowered", f"Cast to one of {', '.join(_CASTS)}.")
     x = ctx.input(node, 0)
     dtype = _CASTS[to.name] or ctx.compute
     if dtype in ("int16", "uint16"):
@@ -72,8 +88,6 @@ def cast(ctx: Context, node: ir.Node) -> None:
         ctx.set(node.outputs[0], ctx.mb.identity(x=x, name=ctx.name(node)))
         return
     if dtype in ("int8", "uint8"):
-        if ctx.target.version < 17:
-            raise Unsupported(f"a cast to {dtype} needs iOS17", "Choose iOS17 or later, or cast to int32.")
         ctx.set(node.outputs[0], to_narrow(ctx, node, as_int32(ctx, node, x, "_int32"), dtype))
         return
     if dtype == "bool" and dtype_name(x) in ("fp32", "fp16"):

@@ -144,7 +144,7 @@ class _Run:
         )
         for one, ls in zip(self.collected, results[len(values) :], strict=True):
             self._gather(one, ls, count)
-        return results[: len(values)]
+        return list(results[: len(values)])
 
     def _list(self, one: _Collected) -> Any:
         end = self.body.outputs[one.end]
