@@ -18,7 +18,7 @@ from compiler.decompose.table import Undecomposable, decomposes
 
 # More steps than this stand in a loop whose body holds at most so many: nodes and file stay small, and what a step of the loop
 # costs beside its cells is shared by several.
-WRITTEN_OUT, PER_ROUND = 64, 16
+WRITTEN_OUT, PER_ROUND = 32, 16
 
 
 @dataclass
@@ -26,7 +26,9 @@ class _Direction:
     """One direction's weights, transposed for MatMul, and its states by name. ``b`` is the graph that its cells go to."""
 
     b: Builder
+    w: Array
     r: Array
+    wb: Array
     rb: Array
     activations: list[str]
     first: int  # the place of its first activation among the node's
@@ -109,12 +111,10 @@ def _run(b: Builder, gates: _Gates) -> None:
     directions: list[_Direction] = []
     for d, backward in enumerate(backwards[b.attribute("direction", "forward")]):
         wb, rb = np.split(bias[d], 2) if bias is not None else (np.zeros(gates.count * hidden, np.float32),) * 2
-        inputs = b.reshape(_turned(b, source, steps) if backward else source, [steps * batch, b.x.shape[2]])
-        inputs = _affine(b, inputs, np.ascontiguousarray(w[d].T), wb + rb if gates.joined else wb)
-        inputs = b.reshape(inputs, [steps, batch, gates.count * hidden])
-        direction = _direction(b, gates, d, r[d], rb, batch, layout)
+        inputs = _turned(b, source, steps) if backward else source
+        direction = _direction(b, gates, d, w[d], r[d], wb + rb if gates.joined else wb, rb, batch, layout)
         directions.append(direction)
-        whole = (_written_out if steps <= WRITTEN_OUT else _looped)(b, gates, direction, inputs, steps, batch)
+        whole = (_written_out if steps <= WRITTEN_OUT else _looped)(gates, direction, inputs, steps, batch)
         wholes.append(b.reshape(_turned(b, whole, steps) if backward else whole, [steps, 1, batch, hidden]))
     if b.wanted(0):
         whole = b.op("Concat", *wholes, axis=1) if len(wholes) > 1 else wholes[0]
@@ -126,7 +126,9 @@ def _run(b: Builder, gates: _Gates) -> None:
             b.output(b.transpose(whole, [1, 0, 2]) if layout else whole, index)
 
 
-def _direction(b: Builder, gates: _Gates, d: int, r: Array, rb: Array, batch: int, layout: int) -> _Direction:
+def _direction(
+    b: Builder, gates: _Gates, d: int, w: Array, r: Array, wb: Array, rb: Array, batch: int, layout: int
+) -> _Direction:
     names = b.attribute("activations", None)
     names = [n.decode() if isinstance(n, bytes) else n for n in names or []]
     per = len(gates.activations)
@@ -135,7 +137,9 @@ def _direction(b: Builder, gates: _Gates, d: int, r: Array, rb: Array, batch: in
     peephole = _constant(b, 7) if len(states) > 1 else None
     return _Direction(
         b,
+        np.ascontiguousarray(w.T),
         np.ascontiguousarray(r.T),
+        wb,
         rb,
         own,
         d * per,
@@ -150,24 +154,28 @@ def _turned(b: Builder, name: str, steps: int) -> str:
     return b.take(name, 0, steps - 1, -steps - 1, -1)
 
 
-def _written_out(b: Builder, gates: _Gates, direction: _Direction, inputs: str, steps: int, batch: int) -> str:
-    """The states [steps, batch, hidden] in the order of the steps; ``inputs`` [steps, batch, gates * hidden]."""
-    hidden = direction.r.shape[0]
+def _written_out(gates: _Gates, direction: _Direction, inputs: str, steps: int, batch: int) -> str:
+    """The states [steps, batch, hidden] in the order of the steps; ``inputs`` [steps, batch, input]."""
+    b, hidden = direction.b, direction.r.shape[0]
+    rows_in = b.reshape(inputs, [steps * batch, direction.w.shape[0]])
+    sums = b.reshape(_affine(b, rows_in, direction.w, direction.wb), [steps, batch, gates.count * hidden])
     rows = []
     for t in range(steps):
-        one = direction.b.take(inputs, 0, t, t + 1)
-        gates.cell(direction, direction.b.reshape(one, [batch, gates.count * hidden]), hidden)
-        rows.append(direction.b.reshape(direction.h, [1, batch, hidden]))
-    return direction.b.op("Concat", *rows, axis=0) if steps > 1 else rows[0]
+        gates.cell(direction, b.reshape(b.take(sums, 0, t, t + 1), [batch, gates.count * hidden]), hidden)
+        rows.append(b.reshape(direction.h, [1, batch, hidden]))
+    return b.op("Concat", *rows, axis=0) if steps > 1 else rows[0]
 
 
-def _looped(b: Builder, gates: _Gates, direction: _Direction, inputs: str, steps: int, batch: int) -> str:
-    """The same by a Loop over rounds of equal length; steps that fill no round come first, written out."""
-    hidden, width = direction.r.shape[0], gates.count * direction.r.shape[0]
+def _looped(gates: _Gates, direction: _Direction, inputs: str, steps: int, batch: int) -> str:
+    """The same by a Loop over rounds of equal length; steps that fill no round come first, written out.
+
+    The body multiplies its own inputs: a loop may copy at every round what it reads from outside, and products are larger.
+    """
+    b, hidden, width = direction.b, direction.r.shape[0], direction.w.shape[0]
     rounds, odd = divmod(steps, PER_ROUND)
     parts = []
     if odd:
-        parts.append(_written_out(b, gates, direction, b.take(inputs, 0, 0, odd), odd, batch))
+        parts.append(_written_out(gates, direction, b.take(inputs, 0, 0, odd), odd, batch))
     even = b.reshape(b.take(inputs, 0, odd, steps), [rounds, PER_ROUND, batch, width])
     stem = f"{b.node.name}/round_{len(b.nodes)}"
     inner = Builder(b.node, b.inputs, b.outputs, stem=stem)
@@ -178,7 +186,7 @@ def _looped(b: Builder, gates: _Gates, direction: _Direction, inputs: str, steps
     for state, name in before.items():
         setattr(direction, state, name)
     one = inner.op("Gather", even, number, axis=0)
-    given = _written_out(inner, gates, direction, one, PER_ROUND, batch)
+    given = _written_out(gates, direction, one, PER_ROUND, batch)
     after = [getattr(direction, state) for state in gates.states]
     shape, kind = [batch, hidden], helper.np_dtype_to_tensor_dtype(np.dtype(np.float32))
     body = helper.make_graph(
