@@ -79,6 +79,10 @@ class LoweringContext:
         assert layout.permuted(shape_of(value), perm) == tensor.shape, (value.name, tensor.shape, perm)
         self._held[name_of(value)] = Held(tensor, perm)
 
+    def bind_at_most(self, value: ir.Value, tensor: Tensor) -> None:
+        """``tensor`` has the largest shape of a graph output whose size the data decides."""
+        self._held[name_of(value)] = Held(tensor, layout.identity(len(tensor.shape)))
+
     def alias(self, value: ir.Value, source: ir.Value, perm: Perm | None = None) -> None:
         """``value`` is ``source`` seen in another axis order (perm), or just the same."""
         name = name_of(source)
@@ -353,6 +357,11 @@ class LoweringContext:
 def name_of(value: ir.Value) -> str:
     assert value.name, "hub values have names"
     return value.name
+
+
+def rank_of(value: ir.Value) -> int:
+    """The number of axes. Raises Unsupported if it is unknown."""
+    return len(shape_of(value)) if value.shape is None else len(value.shape)
 
 
 def shape_of(value: ir.Value) -> tuple[int, ...]:
