@@ -93,8 +93,20 @@ class InterpreterSession(SessionBase):
             ) from error
 
     def _read(self, port: _Port) -> Array:
-        stored: Array = self._interpreter.get_tensor(port.number)
+        stored: Array = self._content(port)
         return port.scaling.to_reals(stored) if port.scaling else stored
+
+    def _content(self, port: _Port) -> Array:
+        """LiteRT's Python interface hands out no tensor without elements, which a result sized by the data can be."""
+        try:
+            content: Array = self._interpreter.get_tensor(port.number)
+        except ValueError:
+            details = {int(d["index"]): d for d in self._interpreter.get_output_details()}
+            detail = details[port.number]
+            if 0 not in detail["shape"]:
+                raise
+            return np.zeros(tuple(int(size) for size in detail["shape"]), detail["dtype"])
+        return content
 
     def _resize(self, feeds: Feeds) -> None:
         changed = False

@@ -37,6 +37,7 @@ class Builder:
     outputs: tuple[Operand | None, ...]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[onnx.TensorProto] = field(default_factory=list)
+    stem: str = ""  # what names begin with, where it is not the node's: in the body of a loop
 
     @property
     def x(self) -> Operand:
@@ -68,7 +69,7 @@ class Builder:
 
     def constant(self, array: Any, dtype: Any = None) -> str:
         """The name of an initializer with this content."""
-        name = f"{self.node.name}/constant_{len(self.initializers)}"
+        name = f"{self.stem or self.node.name}/constant_{len(self.initializers)}"
         self.initializers.append(numpy_helper.from_array(np.asarray(array, dtype), name))
         return name
 
@@ -79,7 +80,7 @@ class Builder:
     def op(self, op_type: str, *inputs: str | Array, outputs: int = 1, **attributes: Any) -> str:
         """Append a node; the name of its first output. More outputs are called by ``nth``."""
         names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
-        stem = f"{self.node.name}/{op_type}_{len(self.nodes)}"
+        stem = f"{self.stem or self.node.name}/{op_type}_{len(self.nodes)}"
         results = [stem, *(f"{stem}.{index}" for index in range(1, outputs))]
         self.nodes.append(helper.make_node(op_type, names, results, name=stem, **attributes))
         return stem

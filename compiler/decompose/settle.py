@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -221,8 +221,10 @@ def _splice(graph: ir.Graph, node: ir.Node, replacement: ir.Model) -> None:
     nodes = list(inner)
     inner.remove(nodes)
     _move_constants(graph, node, inner, outer, {id(value) for value in results.values()})
-    for new in nodes:
-        new.name = _inside(node, str(new.name))
+    taken: set[str] = set()
+    for new in nodes:  # a rewrite's own name can be what the decomposition calls another node
+        new.name = _unused(_inside(node, str(new.name)), taken)
+        taken.add(new.name)
         for value in new.outputs:
             if value.name and value.name not in results:
                 value.name = _inside(node, value.name)
@@ -264,8 +266,12 @@ def _inside(node: ir.Node, name: str) -> str:
 
 
 def _free_name(graph: ir.Graph, name: str) -> str:
+    return _unused(name, graph.initializers)
+
+
+def _unused(name: str, taken: Container[str]) -> str:
     count, candidate = 0, name
-    while candidate in graph.initializers:
+    while candidate in taken:
         count += 1
         candidate = f"{name}_{count}"
     return candidate

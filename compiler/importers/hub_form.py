@@ -12,7 +12,7 @@ from onnx import helper, version_converter
 from compiler.decompose.bodies import inline_bodies, typed
 from compiler.decompose.settle import decompose
 from compiler.errors import Refusal, SourceError, UnsupportedModel
-from compiler.hub import HUB_IR_VERSION, HUB_OPSET
+from compiler.hub import HUB_IR_VERSION, HUB_OPSET, SIZED_BY_DATA
 from compiler.importers.base import ImportOptions
 from compiler.importers.branches import select_branches
 from compiler.importers.newer_operators import lower_newer_operators
@@ -231,9 +231,17 @@ def _unfit_values(model: ir.Model) -> Iterator[Refusal]:
                 yield Refusal(node.name or "", node.op_type, reason, "import", "Export the model in float32.")
                 break
         for value in node.outputs:
+            if node.op_type in SIZED_BY_DATA and value.is_graph_output() and not value.uses():
+                continue
             if value.name and (value.shape is None or not all(isinstance(d, int) for d in value.shape)):
                 reason = f"the shape of {value.name!r} depends on data or is unknown: {value.shape}"
-                yield Refusal(node.name or "", node.op_type, reason, "import")
+                yield Refusal(node.name or "", node.op_type, reason, "import", _remedy(node))
+
+
+def _remedy(node: ir.Node) -> str:
+    if node.op_type in SIZED_BY_DATA:
+        return "End the model there: its result may be an output, and what comes after is done by the caller."
+    return "Give it inputs of fixed shapes, or leave it and what follows to the caller."
 
 
 def _refuse(refusals: list[Refusal]) -> None:

@@ -15,7 +15,8 @@ import numpy as np
 from compiler.exporters.tflite import layout
 from compiler.exporters.tflite.kernels import takes
 from compiler.exporters.tflite.layout import Perm
-from compiler.exporters.tflite.tensors import Array, QuantParams, Tensor, Weights, per_tensor
+from compiler.exporters.tflite.quantized import QuantizedConstant, activation_quant
+from compiler.exporters.tflite.tensors import Array, QuantParams, Tensor, Weights
 from compiler.exporters.tflite.writer import GraphWriter, writable
 
 if TYPE_CHECKING:
@@ -41,39 +42,6 @@ class Held:
 
     tensor: Tensor
     perm: Perm
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizedConstant:
-    """An int8 weight or int32 bias of the quantized hub, in the hub's axis order."""
-
-    data: Array
-    quant: QuantParams
-
-    def dequantized(self) -> Array:
-        scale = self.spread(np.asarray(self.quant.scale, np.float32))
-        zero = self.spread(np.asarray(self.quant.zero_point, np.int32))
-        moved = self.data.astype(np.int32) - zero if zero.any() else self.data
-        real: Array = moved.astype(np.float32)
-        real *= scale
-        return real
-
-    def spread(self, values: Array) -> Array:
-        """Scales or zero points in a shape that broadcasts with the data."""
-        axis, shape = self.quant.axis, [1] * self.data.ndim
-        if self.quant.per_tensor:
-            return values
-        if self.quant.block:
-            rows = values.reshape(self.block_shape)
-            return np.repeat(rows, self.quant.block, axis).take(range(self.data.shape[axis]), axis)
-        shape[axis] = -1
-        return values.reshape(shape)
-
-    @property
-    def block_shape(self) -> tuple[int, ...]:
-        """The data's shape with the axis of the blocks counted in blocks, the last of which may be short."""
-        axis, size = self.quant.axis, self.quant.block
-        return tuple(-(-n // size) if a == axis else n for a, n in enumerate(self.data.shape))
 
 
 class LoweringContext:
@@ -110,6 +78,10 @@ class LoweringContext:
     def bind(self, value: ir.Value, tensor: Tensor, perm: Perm) -> None:
         assert layout.permuted(shape_of(value), perm) == tensor.shape, (value.name, tensor.shape, perm)
         self._held[name_of(value)] = Held(tensor, perm)
+
+    def bind_at_most(self, value: ir.Value, tensor: Tensor) -> None:
+        """``tensor`` has the largest shape of a graph output whose size the data decides."""
+        self._held[name_of(value)] = Held(tensor, layout.identity(len(tensor.shape)))
 
     def alias(self, value: ir.Value, source: ir.Value, perm: Perm | None = None) -> None:
         """``value`` is ``source`` seen in another axis order (perm), or just the same."""
@@ -405,6 +377,11 @@ def name_of(value: ir.Value) -> str:
     return value.name
 
 
+def rank_of(value: ir.Value) -> int:
+    """The number of axes. Raises Unsupported if it is unknown."""
+    return len(shape_of(value)) if value.shape is None else len(value.shape)
+
+
 def shape_of(value: ir.Value) -> tuple[int, ...]:
     """The static shape. Raises Unsupported if a size is unknown."""
     if value.shape is None or not all(isinstance(size, int) for size in value.shape):
@@ -422,35 +399,3 @@ def dtype_of(value: ir.Value) -> np.dtype[Any]:
             f"{value.name!r} has type {value.dtype}, which TFLite cannot hold", "Cast it to float32 or int32."
         )
     return np.dtype(dtype)
-
-
-def activation_quant(context: LoweringContext, node: ir.Node) -> QuantParams | None:
-    """Parameters of a QuantizeLinear on an activation: per tensor, int8 (uint8 is moved by 128) or int16.
-
-    None for others.
-    """
-    scale = context.constant(node.inputs[1])
-    zero = context.constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    if scale is None or scale.size != 1 or (len(node.inputs) > 2 and zero is None):
-        return None
-    if zero is None:
-        zero = np.zeros((), np.uint8)  # ONNX: without a zero point the output is uint8
-    if zero.dtype in (np.int16, np.uint16):
-        return wide_params(float(scale.reshape(())), int(zero.reshape(())), zero.dtype)
-    if zero.dtype not in (np.int8, np.uint8):
-        return None
-    # int8 with zero point z and uint8 with z + 128 are the same numbers.
-    moved = int(zero.reshape(())) - (128 if zero.dtype == np.uint8 else 0)
-    return per_tensor(float(scale.reshape(())), moved)
-
-
-def wide_params(scale: float, zero: int, dtype: np.dtype[Any]) -> QuantParams:
-    """int16 parameters without a zero point, which no 16-bit kernel has, that hold the range of the ones given.
-
-    With zero point 0 they are the same. Else the scale grows by at most 65535 / 32767, so that what is stored lies within a
-    step of what the hub says.
-    """
-    limits = np.iinfo(dtype)
-    reach = max(zero - int(limits.min), int(limits.max) - zero)
-    same = dtype == np.int16 and zero == 0
-    return per_tensor(scale if same else scale * reach / 32767, 0, bits=16)

@@ -9,7 +9,7 @@ from compiler.exporters.base import signature
 from compiler.exporters.tflite import layout
 from compiler.exporters.tflite.context import LoweringContext, Unsupported, dtype_of, shape_of
 from compiler.exporters.tflite.table import TFLITE
-from compiler.hub import HUB_OPSET
+from compiler.hub import HUB_OPSET, SIZED_BY_DATA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,7 @@ def _lower_node(context: LoweringContext, node: ir.Node, where: str) -> list[Ref
         return [_refused(node, "this exporter has no lowering for the operator", REPLACE, where)]
     try:
         for value in node.outputs:
-            if value.name:
+            if value.name and node.op_type not in SIZED_BY_DATA:
                 shape_of(value), dtype_of(value)
         if all(value is None or context.is_known(value) for value in node.inputs):
             lowering(context, node)

@@ -9,7 +9,7 @@ import numpy as np
 from compiler.errors import Refusal
 from compiler.exporters.base import ISLAND_REMEDY, ExportOptions, signature
 from compiler.exporters.tflite import layout
-from compiler.exporters.tflite.context import LoweringContext, name_of, shape_of
+from compiler.exporters.tflite.context import LoweringContext, name_of, rank_of, shape_of
 from compiler.exporters.tflite.tensors import QuantParams, Tensor
 from profiles.schema import IntegerIO
 
@@ -41,7 +41,7 @@ def output_ports(context: LoweringContext, graph: ir.Graph, taken: set[int], opt
     for value in graph.outputs:
         context.begin(name_of(value), "DequantizeLinear")
         quant = context.quant(value) if options.integer_io is not None else None
-        tensor = context.read(value, layout.identity(len(shape_of(value))), stored=quant is not None)
+        tensor = context.read(value, layout.identity(rank_of(value)), stored=quant is not None)
         if quant is not None and quant.bits == 8 and options.integer_io is IntegerIO.UINT8:
             signed, tensor = (
                 tensor,

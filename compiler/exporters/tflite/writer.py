@@ -173,6 +173,10 @@ class GraphWriter:
         """Declare ``shape``, and by -1 in ``signature`` what an interpreter may resize."""
         self._freed[index] = (shape, signature)
 
+    def freed(self, index: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """What was declared free: shape and signature."""
+        return self._freed.get(index)
+
     def exchange(self, index: int, data: Array) -> None:
         """Give the constant ``index`` another content."""
         digest = _digest(data)

@@ -123,3 +123,22 @@ def test_functions_are_exact_to_a_few_units_of_float32(function: str) -> None:
     assert decompose(model, {"f"}) == set()
     actual = open_bytes(to_bytes(model)).run({"x": x})["y"]
     np.testing.assert_allclose(actual, expected, rtol=3e-6, atol=4e-7)
+
+
+@pytest.mark.parametrize(("op", "gates", "more"), [("LSTM", 4, ", clip = 0.5"), ("GRU", 3, ""), ("RNN", 1, "")])
+def test_many_steps_stand_in_a_loop(op: str, gates: int, more: str) -> None:
+    """75 steps: four rounds of sixteen, and eleven before them."""
+    rng = np.random.default_rng(1)
+    text = RECURRENT.format(op=op, more=more).replace("float[5,", "float[75,")
+    proto = onnx.parser.parse_model(text)
+    for name, shape in (("w", (2, gates * 4, 3)), ("r", (2, gates * 4, 4)), ("b", (2, gates * 8))):
+        array = (rng.standard_normal(shape) * 0.3).astype(np.float32)  # so that no error grows
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    model = ir.from_proto(proto)
+    x = rng.standard_normal((75, 2, 3)).astype(np.float32)
+    expected = open_bytes(to_bytes(model)).run({"x": x})
+    assert decompose(model, {"cell"}) == set()
+    assert [node.op_type for node in model.graph].count("Loop") == 2 and model.graph.num_nodes() < 900
+    actual = open_bytes(to_bytes(model)).run({"x": x})
+    for name, array in expected.items():
+        np.testing.assert_allclose(actual[name], array, rtol=1e-5, atol=1e-6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from compiler.exporters.tflite.ops import (
     activation,
     binary,
+    boxes,
     branches,
     convolution,
     indexing,
@@ -26,6 +27,7 @@ from compiler.exporters.tflite.ops import (
 __all__ = [
     "activation",
     "binary",
+    "boxes",
     "branches",
     "convolution",
     "indexing",

@@ -77,6 +77,7 @@ def _positions(context: LoweringContext, indices: ir.Value, size: int) -> Tensor
         return context.literal(np.where(constant < 0, constant + size, constant).astype(np.int32), "indices")
     tensor = context.read(indices, layout.identity(len(shape_of(indices))))
     wrapped = context.temporary(tensor.shape, tensor)
-    modulus = context.literal(np.asarray([size], tensor.dtype), "size")
+    # Of the index's own rank: beside a [1], LiteRT makes a scalar a [1] too, and the gather one axis more.
+    modulus = context.literal(np.full((1,) * len(tensor.shape), size, tensor.dtype), "size")
     context.emit("FLOOR_MOD", [tensor, modulus], [wrapped])
     return wrapped

@@ -13,15 +13,8 @@ import ml_dtypes
 import numpy as np
 
 from compiler.exporters.tflite import attributes as attr
-from compiler.exporters.tflite.context import (
-    LoweringContext,
-    QuantizedConstant,
-    Unsupported,
-    activation_quant,
-    name_of,
-    shape_of,
-    wide_params,
-)
+from compiler.exporters.tflite.context import LoweringContext, Unsupported, name_of, shape_of
+from compiler.exporters.tflite.quantized import QuantizedConstant, activation_quant, wide_params
 from compiler.exporters.tflite.table import lowers
 from compiler.exporters.tflite.tensors import QuantParams, Tensor
 

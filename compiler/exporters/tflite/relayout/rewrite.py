@@ -99,6 +99,9 @@ class _Rewriting:
         shape = layout.permuted(root.shape, perm)
         tensor = self._new.tensor(self._old.name(root), shape, root.dtype, root.quant, variable=root.variable)
         self._stored[root.index] = (tensor, perm)
+        freed = self._old.freed(root.index)
+        if freed is not None:
+            self._new.free(tensor.index, *(layout.permuted(sizes, perm) for sizes in freed))
         return tensor
 
     def operation(self, operation: Operation, config: Config) -> None:
