@@ -22,6 +22,11 @@ class Truth:
     outputs: dict[str, Array]
     labels: Array | None
     batch: int | None = None  # what artifacts that take any batch are fed at once
+    batches: tuple[int, ...] = ()  # or, of a build for every batch size, in turn
+
+    @property
+    def sizes(self) -> int | tuple[int, ...] | None:
+        return self.batches or self.batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ def verify_artifact(path: Path, runtime: str | None, truth: Truth, *, kernels: b
     """
     execution = run_isolated(
         "compiler.verification.child:execute",
-        {"path": str(path), "runtime": runtime, "feeds": truth.feeds, "batch": truth.batch, "kernels": kernels},
+        {"path": str(path), "runtime": runtime, "feeds": truth.feeds, "batch": truth.sizes, "kernels": kernels},
         timeout_s=TIMEOUT_S,
     )
     assert isinstance(execution, Execution)
