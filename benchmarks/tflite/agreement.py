@@ -45,8 +45,8 @@ The whole net within one step on at least 99 % of its outputs: {whole} of {total
 
 With random weights a net amplifies: one integer of 4,096 that one ADD of mobilenetv2_100 rounded the other way became 41 % of the
 outputs. So the quantizer chooses scales under which sums, means, averages of four, clips, hard sigmoids and hard swishes have the
-same integers in every runtime (ADR 26), and the exporter chooses kernels that round once. What is left: BATCH_MATMUL rounds twice in
-fixed point, and is what attention consists of; layer normalisations, batch normalisations that no convolution takes in, and Div
+same integers in every runtime (ADR 26), and the exporter chooses kernels that round once. What is left: BATCH_MATMUL rounds twice
+in fixed point, and is what attention consists of; layer normalisations, batch normalisations that no convolution takes in, and Div
 compute in float between two quantizations. Where quantization has rounded a divisor to 0 (efficientvit_b0) infinity and NaN become
 whatever the kernel makes of them. A net with a float output has no step to judge it by, and is not counted.
 
