@@ -64,9 +64,13 @@ def verify_all(
     data: Data,
     progress: Progress,
     interface: CoreMLInterface | None = None,
+    batches: tuple[int, ...] = (),
 ) -> Checked:
-    """Execute every artifact on its runtime, in a child process each, against the source's outputs."""
-    truth, kind = _truth(imported, data, shaped.floating)
+    """Execute every artifact on its runtime, in a child process each, against the source's outputs.
+
+    ``batches``: sizes at which artifacts that take any are run in turn, and the source where it takes any too.
+    """
+    truth, kind = _truth(imported, data, shaped.floating, batches)
     hubs = _hub_truths(truth, shaped, [item.variant.precision for item in exported])
     verified, lowering = [], []
     diverging: dict[str, str] = {}
@@ -140,8 +144,9 @@ def _verify(item: Exported, truth: Truth) -> Verified:
         ) from error
 
 
-def _truth(imported: Imported, data: Data, hub: ir.Model) -> tuple[Truth, str]:
+def _truth(imported: Imported, data: Data, hub: ir.Model, batches: tuple[int, ...]) -> tuple[Truth, str]:
     batch, evaluation = _batch(hub), data.evaluation
+    where = f", at batch sizes {', '.join(map(str, sorted(batches)))}" if batches else ""
     if evaluation is None:
         ranges = {spec.name: quantized_range(imported.model, spec.name) for spec in hub_inputs(hub)}
         samples = QUANTIZED_RANDOM_SAMPLES if any(ranges.values()) else RANDOM_SAMPLES
@@ -151,11 +156,11 @@ def _truth(imported: Imported, data: Data, hub: ir.Model) -> tuple[Truth, str]:
         }
         pictures = {name: one for name, one in data.preprocessing.items() if isinstance(one, ImageInput)}
         feeds |= {name: _random_pictures(one, samples) for name, one in pictures.items() if name in feeds}
-        outputs = run_dataset(imported.reference, feeds, batch)
-        return Truth(feeds, outputs, None, batch), f"{samples} random samples (seed 0)"
+        outputs = run_dataset(imported.reference, feeds, batches or batch)
+        return Truth(feeds, outputs, None, batch, batches), f"{samples} random samples (seed 0){where}"
     few = evaluation.take(EVALUATION_LIMIT) if evaluation.count > EVALUATION_LIMIT else evaluation
-    outputs = run_dataset(imported.reference, few.feeds, batch)
-    return Truth(few.feeds, outputs, few.labels, batch), f"{few.count} samples of the given data"
+    outputs = run_dataset(imported.reference, few.feeds, batches or batch)
+    return Truth(few.feeds, outputs, few.labels, batch, batches), f"{few.count} samples of the given data{where}"
 
 
 def _batch(hub: ir.Model) -> int | None:

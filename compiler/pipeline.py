@@ -28,7 +28,7 @@ from compiler.io_layout import Layout, TurnedSession, channels_last, turned_data
 from compiler.progress import Progress, Silent
 from compiler.quantization.spec import NodePrecision
 from compiler.quantization.structure import NEVER_FLOAT, analyse
-from compiler.rebatch import TWIN_BATCHES, WORKING_BATCH, Rebatch
+from compiler.rebatch import TWIN_BATCHES, VERIFIED_BATCHES, WORKING_BATCH, Rebatch
 from compiler.report.schema import Report
 from compiler.request import BuildRequest, Data, Plan, plan_build
 from compiler.stages import cleaned, coreml_interface, export_all, export_options, shape
@@ -82,7 +82,8 @@ def _build_into(scratch: Path, request: BuildRequest, plan: Plan, progress: Prog
     result = scratch / "result"
     result.mkdir()
     exported = export_all(shaped, plan, result, cache, scratch, progress, rebatch)
-    checked = verify_all(exported, shaped, imported, data, progress, coreml_interface(plan))
+    batches = VERIFIED_BATCHES if rebatch else ()
+    checked = verify_all(exported, shaped, imported, data, progress, coreml_interface(plan), batches)
     return conclude(result, request, plan, imported, shaped, data, exported, checked, progress)
 
 

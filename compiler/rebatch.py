@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 WORKING_BATCH = 2  # the pipeline's own size: at 1 an axis without extent lets the clean-up drop what other sizes need
 TWIN_BATCHES = (11, 13)  # no kernel size, rank or axis number, so that equal constants stay equal for the same reason
+VERIFIED_BATCHES = (
+    WORKING_BATCH,
+    1,
+    3,
+)  # the first is timed; 1 is what devices run, 3 no size that the artifact was made at
 REMEDY = "Build with a fixed --batch."
 
 

@@ -1,5 +1,6 @@
 """The Session protocol: one loaded model, whatever runs it."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import lru_cache
@@ -180,12 +181,12 @@ def sample_rows(specs: tuple[TensorSpec, ...]) -> dict[str, int]:
     return {spec.name: 1 if alike else fixed.get(spec.name, 1) for spec in specs}
 
 
-def run_dataset(session: Session, feeds: SampleFeeds, batch: int | None = None) -> dict[str, Array]:
+def run_dataset(session: Session, feeds: SampleFeeds, batch: int | Sequence[int] | None = None) -> dict[str, Array]:
     """Run every sample of ``feeds`` (sample axis 0) through ``session`` and concatenate the outputs.
 
-    The model's own batch size is used where it is fixed, else ``batch`` (None: 32); the last incomplete batch is padded
-    with copies of its last sample and the padding cut off again. Models without a batch axis run once for each sample, see
-    ``sample_rows``.
+    The model's own batch size is used where it is fixed, else ``batch`` (None: 32; several: in turn); the last incomplete batch
+    is padded with copies of its last sample and the padding cut off again. Models without a batch axis run once for each
+    sample, see ``sample_rows``.
 
     Raises:
         InputMismatch: feeds disagree in their number of samples, or do not fit the model.
@@ -198,16 +199,20 @@ def run_dataset(session: Session, feeds: SampleFeeds, batch: int | None = None) 
         )
     _check_samples(session.inputs, feeds)
     total = next(iter(counts.values()))
-    own = next((s.shape[0] for s in session.inputs if s.shape), None) if set(rows.values()) <= {1} else 1
-    batch = own or min(total, batch or 32)
+    fixed = next((s.shape[0] for s in session.inputs if s.shape), None) if set(rows.values()) <= {1} else 1
+    sizes = itertools.cycle((fixed,) if fixed else batch if isinstance(batch, Sequence) else (batch or 32,))
     parts: list[dict[str, Array]] = []
-    for start in range(0, total, batch):
-        chunk = {name: array[start * rows[name] : (start + batch) * rows[name]] for name, array in feeds.items()}
-        short = batch - min(batch, total - start)
+    start = 0
+    while start < total:
+        size = next(sizes)
+        size = size if fixed else min(size, total - start)
+        chunk = {name: array[start * rows[name] : (start + size) * rows[name]] for name, array in feeds.items()}
+        short = size - min(size, total - start)
         if short and any(s.shape and s.shape[0] is not None for s in session.inputs):
             chunk = {n: np.concatenate([a, np.repeat(a[-1:], short, axis=0)]) for n, a in chunk.items()}
         outputs = session.run(chunk)
-        parts.append({n: a[: batch - short] if a.ndim else a for n, a in outputs.items()} if short else outputs)
+        parts.append({n: a[: size - short] if a.ndim else a for n, a in outputs.items()} if short else outputs)
+        start += size
     return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
 
 

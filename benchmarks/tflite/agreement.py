@@ -1,4 +1,5 @@
-"""`python -m benchmarks.tflite.agreement`: INT8 as TFLite against onnxruntime on the same quantized hub, layer by layer and whole.
+"""`python -m benchmarks.tflite.agreement`: INT8 as TFLite against onnxruntime on the same quantized hub, layer by layer and whole;
+trained nets whole.
 
 Per layer, LiteRT gets the integers that onnxruntime had before the layer (compiler/verification/layerwise.py). Whole, both get
 the same images. Also counts the transposes before and after axis orders are assigned. Writes docs/conformance/tflite_int8.md.
@@ -17,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from benchmarks.architectures import NETS
+from benchmarks.tflite import trained
 from benchmarks.tflite.nets import CALIBRATED, Net, prepare
 from compiler.exporters.base import ExportOptions
 from compiler.exporters.tflite import EXPORTER
@@ -41,11 +43,12 @@ that onnxruntime had there, LiteRT's integers are compared with onnxruntime's. *
 Every layer within one step on at least 99 % of its elements: {layers} of {total} nets.
 The whole net within one step on at least 99 % of its outputs: {whole} of {total}.
 
-With random weights a net amplifies: one integer of 4,096 that one ADD of mobilenetv2_100 rounded the other way became 0.3 % of the
-next layer's integers and 41 % of the outputs (measured layer by layer on one image). What is not exact: HARD_SWISH computes in 16
-bits; ADD, MUL, MEAN and BATCH_MATMUL requantize by a fixed-point multiplier, some of them rounding twice, where onnxruntime
-multiplies by a float32. Which kernel runs is the runtime's choice, not the file's. Div is computed in float; where quantization has
-rounded its divisor to 0 (three layers of efficientvit_b0) infinity and NaN become whatever the kernel makes of them.
+With random weights a net amplifies: one integer of 4,096 that one ADD of mobilenetv2_100 rounded the other way became 41 % of the
+outputs. So the quantizer chooses scales under which sums, means, averages of four, clips, hard sigmoids and hard swishes have the
+same integers in every runtime (ADR 26), and the exporter chooses kernels that round once. What is left: BATCH_MATMUL rounds twice
+in fixed point, and is what attention consists of; layer normalisations, batch normalisations that no convolution takes in, and Div
+compute in float between two quantizations. Where quantization has rounded a divisor to 0 (efficientvit_b0) infinity and NaN become
+whatever the kernel makes of them. A net with a float output has no step to judge it by, and is not counted.
 
 The last columns are of the float32 file: transposes, and thousands of elements that they move, with axis orders chosen operator by
 operator and assigned over the whole graph.
@@ -53,7 +56,12 @@ operator and assigned over the whole graph.
 | net | layers | worst, within one | integers equal | layers not exact | whole: equal | within one | transposes before | after |
 |---|---|---|---|---|---|---|---|---|
 {rows}
-"""
+
+## Trained nets
+
+Those of ../shared/realdata: calibrated on two thirds of the samples, compared on the rest, whole.
+
+{trained}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tflite.agreement", description=__doc__)
     parser.add_argument("--work", type=Path, help="keep nets here, and take those that are there")
     parser.add_argument("--lines", type=Path, help="keep finished rows in this file, and take those that are there")
+    parser.add_argument("--realdata", type=Path, default=trained.REALDATA, help="folder of the trained nets")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} from all rows")
     parser.add_argument("names", nargs="*", default=list(NETS))
     options = parser.parse_args()
@@ -140,16 +149,22 @@ def main() -> None:
             if options.lines:
                 options.lines.write_text("\n".join(lines) + "\n", "utf-8")
     if options.write:
-        PAGE.write_text(render(lines), "utf-8")
+        PAGE.write_text(render(lines, trained.table(options.realdata)), "utf-8")
 
 
-def render(lines: Sequence[str]) -> str:
+def render(lines: Sequence[str], trained_nets: str) -> str:
     """The page as Markdown."""
     cells = [[cell.strip() for cell in text.strip().strip("|").split("|")] for text in lines]
     layers = sum(float(row[2]) >= 0.99 for row in cells)
     whole = sum(row[6] != "" and float(row[6]) >= 0.99 for row in cells)
     return TEMPLATE.format(
-        calibrated=CALIBRATED, images=IMAGES, layers=layers, whole=whole, total=len(cells), rows="\n".join(lines)
+        calibrated=CALIBRATED,
+        images=IMAGES,
+        layers=layers,
+        whole=whole,
+        total=len(cells),
+        rows="\n".join(lines),
+        trained=trained_nets,
     )
 
 

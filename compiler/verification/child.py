@@ -38,19 +38,19 @@ def execute(
     path: str,
     runtime: str | None,
     feeds: dict[str, Array],
-    batch: int | None = None,
+    batch: int | tuple[int, ...] | None = None,
     provider: str | None = None,
     kernels: bool = False,
 ) -> Execution:
     """Run ``feeds`` (samples on axis 0) through the artifact at ``path``; then time single runs.
 
+    ``batch``: of an artifact that takes any; several are used in turn, and the first is timed.
     ``kernels``: also read which integer kernels onnxruntime engages; the artifact is an .onnx file.
     """
     with open_session(Path(path), runtime=runtime, options=SessionOptions(threads=1, provider=provider)) as session:
         outputs = run_dataset(session, feeds, batch)
-        single = {
-            s.name: feeds[s.name][: s.shape[0] or batch or 1] if s.shape else feeds[s.name] for s in session.inputs
-        }
+        once = batch[0] if isinstance(batch, tuple) else batch or 1
+        single = {s.name: feeds[s.name][: s.shape[0] or once] if s.shape else feeds[s.name] for s in session.inputs}
         for _ in range(WARM_UP_RUNS):
             session.run(single)
         times: list[int] = []

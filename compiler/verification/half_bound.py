@@ -19,7 +19,7 @@ import numpy as np
 
 from runtimes.coreml_reference.session import open_package
 from runtimes.coreml_reference.shaking import Shake
-from runtimes.session import Array, run_dataset
+from runtimes.session import Array, Samples, run_dataset
 
 DRAWS = 8
 SAMPLES = 2  # the first, and the one that is furthest off
@@ -36,7 +36,7 @@ class HalfBound:
 
 
 def half_bound(
-    path: Path, feeds: Mapping[str, Array], got: Mapping[str, Array], want: Mapping[str, Array], batch: int = 1
+    path: Path, feeds: Mapping[str, Samples], got: Mapping[str, Array], want: Mapping[str, Array], batch: int = 1
 ) -> HalfBound:
     """Measure the bound of the float16 package at ``path``.
 
@@ -82,8 +82,10 @@ def _relative(difference: Array, want: Array) -> Array:
     return np.asarray(difference / scale)
 
 
-def _chosen(errors: Mapping[str, Array], feeds: Mapping[str, Array], batch: int) -> dict[str, Array]:
-    """The first batch of the samples, and the one with the largest error."""
+def _chosen(errors: Mapping[str, Array], feeds: Mapping[str, Samples], batch: int) -> dict[str, Array]:
+    """The first batch of the samples, and the one with the largest error; all of them where the model has no batch axis."""
+    if len({len(array) for array in feeds.values() if array.ndim}) > 1:
+        return {name: np.asarray(array) for name, array in feeds.items()}
     count = max((len(array) for array in feeds.values() if array.ndim), default=batch) // batch
     worst = np.zeros(count)
     for error in errors.values():
@@ -91,7 +93,7 @@ def _chosen(errors: Mapping[str, Array], feeds: Mapping[str, Array], batch: int)
             worst = np.maximum(worst, np.nan_to_num(error.reshape(count, -1).max(axis=1, initial=0.0), nan=np.inf))
     picked = sorted({0, int(worst.argmax())})[:SAMPLES]
     rows = np.concatenate([np.arange(i * batch, (i + 1) * batch) for i in picked])
-    return {name: array[rows] if array.ndim else array for name, array in feeds.items()}
+    return {name: np.asarray(array[rows] if array.ndim else array) for name, array in feeds.items()}
 
 
 def _run(path: Path, feeds: dict[str, Array], shake: Shake) -> dict[str, Array]:

@@ -29,6 +29,11 @@ class Truth:
     outputs: dict[str, Array]
     labels: Array | None
     batch: int | None = None  # what artifacts that take any batch are fed at once
+    batches: tuple[int, ...] = ()  # or, of a build for every batch size, in turn
+
+    @property
+    def sizes(self) -> int | tuple[int, ...] | None:
+        return self.batches or self.batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ def verify_artifact(path: Path, runtime: str | None, truth: Truth, *, kernels: b
     feeds = _first_samples(truth, first)
     execution = run_isolated(
         "compiler.verification.child:execute",
-        {"path": str(path), "runtime": runtime, "feeds": feeds, "batch": truth.batch, "kernels": kernels},
+        {"path": str(path), "runtime": runtime, "feeds": feeds, "batch": truth.sizes, "kernels": kernels},
         timeout_s=TIMEOUT_S,
     )
     assert isinstance(execution, Execution)
@@ -77,7 +82,7 @@ def _at_once(truth: Truth) -> int:
     if any(len(feed) != count for feed in sampled):
         return count  # no batch axis: a sample is all of each input, see runtimes.session.sample_rows
     size = sum(int(np.prod(feed.shape[1:], dtype=np.int64)) * feed.dtype.itemsize for feed in sampled)
-    batch = truth.batch or 1
+    batch = sum(truth.batches) or truth.batch or 1
     return min(count, max(1, AT_ONCE_BYTES // max(size * batch, 1)) * batch)
 
 
@@ -90,7 +95,7 @@ def _continued(path: Path, execution: Execution, truth: Truth, first: int) -> di
     rest = {name: chosen_samples(feed, chosen) if feed.ndim else feed for name, feed in truth.feeds.items()}
     options = SessionOptions(threads=1)
     with open_isolated(path, runtime=execution.runtime.name, options=options, timeout_s=TIMEOUT_S) as session:
-        more = run_dataset(session, rest, truth.batch)
+        more = run_dataset(session, rest, truth.sizes)
     return {name: np.concatenate([array, more[name]]) for name, array in execution.outputs.items()}
 
 

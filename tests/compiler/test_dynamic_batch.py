@@ -63,6 +63,7 @@ def test_float_artifacts_run_at_every_batch_size(tmp_path: Path, fmt: Format) ->
         for batch in (1, 4, 11, 3):
             x = np.random.default_rng(batch).standard_normal((batch, 3, 8, 8)).astype(np.float32)
             np.testing.assert_allclose(session.run({"x": x})["y"], truth.run({"x": x})["y"], atol=2e-6)
+    assert "at batch sizes 1, 2, 3" in (out / "report.json").read_text("utf-8")
 
 
 def test_int8_artifacts_run_at_every_batch_size(tmp_path: Path) -> None:

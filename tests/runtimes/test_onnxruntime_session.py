@@ -145,3 +145,17 @@ def test_int8_products_do_not_saturate_on_any_cpu() -> None:
     with open_bytes(model.SerializeToString()) as session:
         y = session.run({"x": x})["y"]
     assert np.array_equal(y, np.clip(np.rint(sums * 0.02 * 0.01 / 2.0) + 128, 0, 255))
+
+
+def test_several_batch_sizes_take_turns(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 21]> g (float[N, 2] x) => (float[N, 2] y) { y = Relu (x) }'
+    )
+    onnx.save_model(model, tmp_path / "m.onnx")
+    asked = []
+    with open_session(tmp_path / "m.onnx") as session:
+        run = session.run
+        session.run = lambda feeds: asked.append(len(feeds["x"])) or run(feeds)  # type: ignore[method-assign]
+        x = np.arange(20, dtype=np.float32).reshape(10, 2)
+        assert np.array_equal(run_dataset(session, {"x": x}, (2, 1, 3))["y"], x)
+    assert asked == [2, 1, 3, 2, 1, 1]

@@ -16,7 +16,7 @@ from compiler.exporters.tflite import layout
 from compiler.exporters.tflite.kernels import takes
 from compiler.exporters.tflite.layout import Perm
 from compiler.exporters.tflite.quantized import QuantizedConstant, activation_quant
-from compiler.exporters.tflite.tensors import Array, QuantParams, Tensor, Weights
+from compiler.exporters.tflite.tensors import Array, QuantParams, Tensor, Weights, per_tensor
 from compiler.exporters.tflite.writer import GraphWriter, writable
 
 if TYPE_CHECKING:
@@ -338,17 +338,20 @@ class LoweringContext:
 
     def fused_activation(self, value: ir.Value) -> tuple[int, ir.Value]:
         """The activation that alone reads ``value`` and its output, if the kernel can apply it; else NONE and ``value``."""
-        uses = list(value.uses())
-        if len(uses) != 1 or value.is_graph_output():
-            return NONE, value
-        node, producer = uses[0].node, value.producer()
-        if producer is not None and node.graph is not producer.graph:
-            return NONE, value  # it stands in a loop's body
-        kind = self.activation_kind(node) if uses[0].idx == 0 else None
-        if kind is None:
+        node = self.only_reader(value)
+        kind = None if node is None else self.activation_kind(node)
+        if node is None or kind is None:
             return NONE, value
         self.skipped.add(node.name or "")
         return kind, node.outputs[0]
+
+    def only_reader(self, value: ir.Value) -> ir.Node | None:
+        """The node whose first input ``value`` is, if nothing else reads it; not one in a loop's body."""
+        uses, producer = list(value.uses()), value.producer()
+        if len(uses) != 1 or uses[0].idx != 0 or value.is_graph_output():
+            return None
+        node = uses[0].node
+        return node if producer is None or node.graph is producer.graph else None
 
     def activation_kind(self, node: ir.Node) -> int | None:
         if node.op_type == "Relu":

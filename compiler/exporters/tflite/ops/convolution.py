@@ -12,9 +12,9 @@ import numpy as np
 
 from compiler.exporters.tflite import attributes as attr
 from compiler.exporters.tflite import layout
-from compiler.exporters.tflite.context import LoweringContext, Unsupported, dtype_of, name_of, shape_of
+from compiler.exporters.tflite.context import NONE, RELU6, LoweringContext, Unsupported, dtype_of, name_of, shape_of
 from compiler.exporters.tflite.layout import Perm
-from compiler.exporters.tflite.ops.unary import note_island
+from compiler.exporters.tflite.ops.unary import note_island, scalar
 from compiler.exporters.tflite.ops.windows import SAME, VALID, Window, pad_spatial, to_nhwc, window
 from compiler.exporters.tflite.table import lowers
 from compiler.exporters.tflite.tensors import QuantParams, Tensor
@@ -75,7 +75,11 @@ def conv(context: LoweringContext, node: ir.Node) -> None:
     x = to_nhwc(context, context.read(source, layout.channels_last(len(shape)), stored=quant is not None))
     order = (1, *range(2, len(shape)), 0) if depthwise else layout.channels_last(len(shape))
     filters = _filters(context, weight, order, quant is not None or context.hybrid(weight, 0))
-    bias = bias_tensor(context, attr.operand(node, 2), kernel[0], x.quant if quant else None, filters)
+    gate = _gate(context, node) if quant is None and activation == NONE else None
+    if gate is None:
+        bias = bias_tensor(context, attr.operand(node, 2), kernel[0], x.quant if quant else None, filters)
+    else:
+        bias, activation = _raised_bias(context, attr.operand(node, 2), kernel[0]), RELU6
     x, padding = _padded(context, x, win)
     fields: dict[str, Any] = convolution_fields(win, padding, activation)
     if depthwise:
@@ -83,10 +87,38 @@ def conv(context: LoweringContext, node: ir.Node) -> None:
     result = _nhwc_output(context, output, win, quant)
     code, options = ("DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions") if depthwise else ("CONV_2D", "Conv2DOptions")
     context.emit(code, [x, filters, bias], [result], options, **fields)
-    finish(context, output, result)
+    if gate is None:
+        finish(context, output, result)
+    else:
+        _finish_gate(context, gate, result)
     if quant is None and context.agreed([source], output) is not None:
         note_island(context, node, [source], None)
         context.note(f"Conv {node.name!r} runs in float: its weight or bias has no int8 form")
+
+
+def _gate(context: LoweringContext, node: ir.Node) -> ir.Node | None:
+    """The HardSigmoid relu6(x + 3) / 6 that alone reads the convolution, which can then add the 3 with its bias."""
+    value = node.outputs[0]
+    reader = context.only_reader(value)
+    if reader is None or reader.op_type != "HardSigmoid" or not _constant_or_absent(context, attr.operand(node, 2)):
+        return None
+    alpha, beta = attr.real(reader, "alpha", 0.2), attr.real(reader, "beta", 0.5)
+    return reader if np.isclose(alpha, 1 / 6, rtol=1e-6) and beta == 0.5 else None
+
+
+def _raised_bias(context: LoweringContext, value: ir.Value | None, channels: int) -> Tensor:
+    bias = np.zeros(channels, np.float32) if value is None else context.required_constant(value, "bias")
+    return context.literal(bias + np.float32(3), "bias")
+
+
+def _finish_gate(context: LoweringContext, gate: ir.Node, six_times: Tensor) -> None:
+    """Bind ``six_times`` / 6 to what the HardSigmoid computes."""
+    output = gate.outputs[0]
+    context.skipped.add(gate.name or "")
+    context.writer.rename(six_times, f"{name_of(output)}/six_times")
+    result = context.writer.tensor(name_of(output), six_times.shape, six_times.dtype)
+    context.emit("MUL", [six_times, scalar(context, 1 / 6)], [result], "MulOptions")
+    finish(context, output, result)
 
 
 def _constant_or_absent(context: LoweringContext, value: ir.Value | None) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from profiles.schema import Precision
 from tests.compiler.exporters.tflite.support import export, hub, ops_in, reference, run, text
@@ -51,3 +52,36 @@ def test_integers_are_equal(name: str, tmp_path: Path) -> None:
     assert np.array_equal(np.rint(want / scale), np.rint(got / scale))
     assert len(np.unique(got)) > 50
     assert kernel in ops_in(result.path)
+
+
+GATED = """<ir_version: 10, opset_import: ["": 21]> g (float[1,4,1,1] x) => (float[1,6,1,1] y) {
+  c = Conv(x, w%s) h = HardSigmoid<alpha = %s, beta = 0.5>(c) y = Mul(h, h) }"""
+
+
+@pytest.mark.parametrize(
+    ("bias", "alpha", "adds"), [(", b", "0.16666667", 0), ("", "0.16666667", 0), (", b", "0.2", 1)]
+)
+def test_a_float_hard_sigmoid_adds_its_three_with_the_bias(bias: str, alpha: str, adds: int, tmp_path: Path) -> None:
+    source = text(GATED % (bias, alpha))
+    rng = np.random.default_rng(3)
+    for name, size in (("w", (6, 4, 1, 1)), ("b", (6,))):
+        source.graph.initializer.append(numpy_helper.from_array(rng.normal(size=size).astype(np.float32) * 3, name))
+    model = hub(source)
+    result = export(model, tmp_path / "m.tflite", Precision.FP32)
+    feeds = {"x": rng.normal(size=(1, 4, 1, 1)).astype(np.float32)}
+    np.testing.assert_allclose(run(result.path, feeds)["y"], reference(model, feeds)["y"], atol=1e-6)
+    assert ops_in(result.path).count("ADD") == adds
+
+
+def test_a_hard_sigmoid_beside_another_reader_stays_by_itself(tmp_path: Path) -> None:
+    source = text(
+        '<ir_version: 10, opset_import: ["": 21]> g (float[1,4,1,1] x) => (float[1,4,1,1] y) '
+        "{ c = Conv(x, w) h = HardSigmoid<alpha = 0.16666667, beta = 0.5>(c) y = Mul(h, c) }"
+    )
+    weight = np.random.default_rng(3).normal(size=(4, 4, 1, 1)).astype(np.float32)
+    source.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    model = hub(source)
+    result = export(model, tmp_path / "m.tflite", Precision.FP32)
+    feeds = {"x": np.ones((1, 4, 1, 1), np.float32)}
+    np.testing.assert_allclose(run(result.path, feeds)["y"], reference(model, feeds)["y"], atol=1e-6)
+    assert "ADD" in ops_in(result.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,95 +87,133 @@ def outputs(graph: Graph) -> list[tuple[str, Tensor]]:
 def _step(graph: Graph, kind: str) -> None:
     rng = graph.rng
     x = graph.live[int(rng.integers(len(graph.live)))]
-    rank, axis = len(x.shape), int(rng.integers(len(x.shape)))
+    axis = int(rng.integers(len(x.shape)))
     like = [t for t in graph.live if t.shape == x.shape]
-    other = like[int(rng.integers(len(like)))]
-    if kind == "transpose":
-        graph.transpose(x, tuple(int(a) for a in rng.permutation(rank)))
-    elif kind == "unary":
-        graph.emit("RELU", [x], x.shape)
-    elif kind == "binary":
-        graph.emit("ADD", [x, other], x.shape, "AddOptions")
-    elif kind == "maximum":
-        graph.emit("MAXIMUM", [other, x], x.shape)
-    elif kind == "constant":
-        graph.emit("MUL", [x, graph.constant(x.shape[int(rng.integers(rank)) :])], x.shape, "MulOptions")
-    elif kind == "concat":
-        shape = tuple(n * 2 if a == axis else n for a, n in enumerate(x.shape))
-        graph.emit("CONCATENATION", [x, other], shape, "ConcatenationOptions", axis=axis)
-    elif kind == "pad":
-        pairs = rng.integers(0, 2, (rank, 2))
-        shape = tuple(int(n + pair.sum()) for n, pair in zip(x.shape, pairs, strict=True))
-        graph.emit("PAD", [x, graph.numbers(pairs)], shape, "PadOptions")
-    elif kind == "mean":
-        keep = bool(rng.integers(2)) or rank <= 2
-        shape = tuple(1 if a == axis else n for a, n in enumerate(x.shape) if keep or a != axis)
-        graph.emit("MEAN", [x, graph.numbers([axis])], shape, "ReducerOptions", keepDims=keep)
-    elif kind == "softmax":
-        graph.emit("SOFTMAX", [x], x.shape, "SoftmaxOptions", beta=1.0)
-    elif kind == "reshape":
-        at = int(rng.integers(rank - 1))
-        merged = (*x.shape[:at], x.shape[at] * x.shape[at + 1], *x.shape[at + 2 :])
-        shape = merged if rank > 2 and rng.integers(2) else (*x.shape[:at], 1, *x.shape[at:])
-        if len(shape) <= 4:
-            graph.emit("RESHAPE", [x, graph.numbers(shape)], shape)
-    elif kind == "slice":
-        begin = [int(n > 1) if a == axis else 0 for a, n in enumerate(x.shape)]
-        shape = tuple(n - b for n, b in zip(x.shape, begin, strict=True))
-        graph.emit(
-            "STRIDED_SLICE",
-            [x, graph.numbers(begin), graph.numbers(x.shape), graph.numbers([1] * rank)],
-            shape,
-            "StridedSliceOptions",
-            endMask=1 << axis,
-        )
-    elif kind == "split" and x.shape[axis] > 1:
-        sizes = [1, x.shape[axis] - 1]
-        made = [
-            graph.writer.tensor("s", tuple(s if a == axis else n for a, n in enumerate(x.shape)), FLOAT) for s in sizes
-        ]
-        graph.writer.operator(
-            "SPLIT_V", [x, graph.numbers(sizes), graph.numbers(axis)], made, "SplitVOptions", numSplits=2
-        )
-        graph.live += made
-    elif kind == "matmul" and rank >= 2:
+    STEPS[kind](graph, x, like[int(rng.integers(len(like)))], axis)
+
+
+def _transpose(graph: Graph, x: Tensor, other: Tensor, axis: int) -> None:
+    graph.transpose(x, tuple(int(a) for a in graph.rng.permutation(len(x.shape))))
+
+
+def _unary(graph: Graph, x: Tensor, other: Tensor, axis: int) -> None:
+    graph.emit("RELU", [x], x.shape)
+
+
+def _binary(graph: Graph, x: Tensor, other: Tensor, axis: int) -> None:
+    graph.emit("ADD", [x, other], x.shape, "AddOptions")
+
+
+def _maximum(graph: Graph, x: Tensor, other: Tensor, axis: int) -> None:
+    graph.emit("MAXIMUM", [other, x], x.shape)
+
+
+def _constant(graph: Graph, x: Tensor, other: Tensor, axis: int) -> None:
+    factor = graph.constant(x.shape[int(graph.rng.integers(len(x.shape))) :])
+    graph.emit("MUL", [x, factor], x.shape, "MulOptions")
+
+
+def _concat(graph: Graph, x: Tensor, other: Tensor, axis: int) -> None:
+    graph.emit("CONCATENATION", [x, other], _sized(x, axis, 2 * x.shape[axis]), "ConcatenationOptions", axis=axis)
+
+
+def _pad(graph: Graph, x: Tensor, other: Tensor, axis: int) -> None:
+    pairs = graph.rng.integers(0, 2, (len(x.shape), 2))
+    shape = tuple(int(n + pair.sum()) for n, pair in zip(x.shape, pairs, strict=True))
+    graph.emit("PAD", [x, graph.numbers(pairs)], shape, "PadOptions")
+
+
+def _mean(graph: Graph, x: Tensor, other: Tensor, axis: int) -> None:
+    keep = bool(graph.rng.integers(2)) or len(x.shape) <= 2
+    shape = _sized(x, axis, 1) if keep else _without(x, axis)
+    graph.emit("MEAN", [x, graph.numbers([axis])], shape, "ReducerOptions", keepDims=keep)
+
+
+def _softmax(graph: Graph, x: Tensor, other: Tensor, axis: int) -> None:
+    graph.emit("SOFTMAX", [x], x.shape, "SoftmaxOptions", beta=1.0)
+
+
+def _reshape(graph: Graph, x: Tensor, other: Tensor, axis: int) -> None:
+    at = int(graph.rng.integers(len(x.shape) - 1))
+    merged = (*x.shape[:at], x.shape[at] * x.shape[at + 1], *x.shape[at + 2 :])
+    shape = merged if len(x.shape) > 2 and graph.rng.integers(2) else (*x.shape[:at], 1, *x.shape[at:])
+    if len(shape) <= 4:
+        graph.emit("RESHAPE", [x, graph.numbers(shape)], shape)
+
+
+def _slice(graph: Graph, x: Tensor, other: Tensor, axis: int) -> None:
+    begin = [int(n > 1) if a == axis else 0 for a, n in enumerate(x.shape)]
+    shape = tuple(n - b for n, b in zip(x.shape, begin, strict=True))
+    arguments = [graph.numbers(values) for values in (begin, x.shape, [1] * len(x.shape))]
+    graph.emit("STRIDED_SLICE", [x, *arguments], shape, "StridedSliceOptions", endMask=1 << axis)
+
+
+def _split(graph: Graph, x: Tensor, other: Tensor, axis: int) -> None:
+    if x.shape[axis] == 1:
+        return
+    sizes = [1, x.shape[axis] - 1]
+    made = [graph.writer.tensor("s", _sized(x, axis, size), FLOAT) for size in sizes]
+    arguments = [x, graph.numbers(sizes), graph.numbers(axis)]
+    graph.writer.operator("SPLIT_V", arguments, made, "SplitVOptions", numSplits=2)
+    graph.live += made
+
+
+def _matmul(graph: Graph, x: Tensor, other: Tensor, axis: int) -> None:
+    if len(x.shape) >= 2:
         graph.emit("BATCH_MATMUL", [x, other], (*x.shape[:-1], x.shape[-2]), "BatchMatMulOptions", adjY=True)
-    elif kind == "gather":
-        order = rng.integers(0, x.shape[axis], 3)
-        graph.emit(
-            "GATHER",
-            [x, graph.numbers(order)],
-            tuple(3 if a == axis else n for a, n in enumerate(x.shape)),
-            "GatherOptions",
-            axis=axis,
-        )
-    elif kind == "pick" and rank > 2:
-        graph.emit(
-            "GATHER",
-            [x, graph.numbers(0)],
-            tuple(n for a, n in enumerate(x.shape) if a != axis),
-            "GatherOptions",
-            axis=axis,
-        )
-    elif kind == "dense":
-        weight = graph.constant((2, x.shape[-1]))
-        graph.emit(
-            "FULLY_CONNECTED",
-            [x, weight, graph.constant((2,))],
-            (*x.shape[:-1], 2),
-            "FullyConnectedOptions",
-            keepNumDims=True,
-        )
-    elif kind == "conv" and rank == 4:
-        graph.emit(
-            "CONV_2D",
-            [x, graph.constant((2, 1, 1, x.shape[3])), graph.constant((2,))],
-            (*x.shape[:3], 2),
-            "Conv2DOptions",
-            padding=1,
-            strideH=1,
-            strideW=1,
-        )
+
+
+def _gather(graph: Graph, x: Tensor, other: Tensor, axis: int) -> None:
+    order = graph.numbers(graph.rng.integers(0, x.shape[axis], 3))
+    graph.emit("GATHER", [x, order], _sized(x, axis, 3), "GatherOptions", axis=axis)
+
+
+def _pick(graph: Graph, x: Tensor, other: Tensor, axis: int) -> None:
+    if len(x.shape) > 2:
+        graph.emit("GATHER", [x, graph.numbers(0)], _without(x, axis), "GatherOptions", axis=axis)
+
+
+def _dense(graph: Graph, x: Tensor, other: Tensor, axis: int) -> None:
+    weight = graph.constant((2, x.shape[-1]))
+    inputs = [x, weight, graph.constant((2,))]
+    graph.emit("FULLY_CONNECTED", inputs, (*x.shape[:-1], 2), "FullyConnectedOptions", keepNumDims=True)
+
+
+def _conv(graph: Graph, x: Tensor, other: Tensor, axis: int) -> None:
+    if len(x.shape) == 4:
+        inputs = [x, graph.constant((2, 1, 1, x.shape[3])), graph.constant((2,))]
+        graph.emit("CONV_2D", inputs, (*x.shape[:3], 2), "Conv2DOptions", padding=1, strideH=1, strideW=1)
+
+
+def _sized(x: Tensor, axis: int, size: int) -> tuple[int, ...]:
+    return tuple(size if a == axis else n for a, n in enumerate(x.shape))
+
+
+def _without(x: Tensor, axis: int) -> tuple[int, ...]:
+    return tuple(n for a, n in enumerate(x.shape) if a != axis)
+
+
+# From a graph, a tensor, another of its shape (perhaps the same) and one of its axes.
+Step = Callable[[Graph, Tensor, Tensor, int], None]
+STEPS: dict[str, Step] = {
+    "transpose": _transpose,
+    "unary": _unary,
+    "binary": _binary,
+    "maximum": _maximum,
+    "constant": _constant,
+    "concat": _concat,
+    "pad": _pad,
+    "mean": _mean,
+    "softmax": _softmax,
+    "reshape": _reshape,
+    "slice": _slice,
+    "split": _split,
+    "matmul": _matmul,
+    "gather": _gather,
+    "pick": _pick,
+    "dense": _dense,
+    "conv": _conv,
+}
 
 
 def execute(writer: GraphWriter, inputs: list[tuple[str, Tensor]], results: list[tuple[str, Tensor]]) -> list[Array]:
