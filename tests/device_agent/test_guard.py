@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -56,6 +56,7 @@ def test_check_outputs_finds_the_largest_magnitude_and_what_is_not_finite() -> N
         assert error.value.status == 500
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(["float16", "float32", "float64", "int8", "uint16", "int64"]).flatmap(
         lambda dtype: arrays.arrays(dtype, arrays.array_shapes(max_dims=3, max_side=2 * FEW // 16))

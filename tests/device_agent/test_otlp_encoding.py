@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -25,10 +25,15 @@ def metrics(requests: dict[str, int], buckets: list[int], total: float, drift: l
     }  # fmt: skip
 
 
+# A busy machine is no fault of the encoding.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
 def attributes(entries: Any) -> dict[str, Any]:
     return {e.key: getattr(e.value, e.value.WhichOneof("value")) for e in entries}
 
 
+@unhurried
 @given(
     st.dictionaries(words, counts, min_size=1, max_size=3),
     st.lists(counts, min_size=1, max_size=5),
@@ -57,6 +62,7 @@ def test_metrics(requests: dict[str, int], buckets: list[int], total: float, dri
     assert len(message.SerializeToString()) == len(data)
 
 
+@unhurried
 @given(words, st.dictionaries(st.text(st.characters(codec="ascii"), min_size=1, max_size=6), values, max_size=5))
 def test_logs(name: str, said: dict[str, Any]) -> None:
     record = {"kind": "event", "time": 9, "name": name, "severity": "error", "attr": said}
