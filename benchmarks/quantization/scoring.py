@@ -35,7 +35,7 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One quantizer on one model. ``against``: McNemar's test of ours (the high-effort row) against this one."""
+    """One quantizer on one model. ``against``: McNemar's test of ours (the row of a plain build) against this one."""
 
     quantizer: str
     failed: str | None = None

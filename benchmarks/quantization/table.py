@@ -72,7 +72,7 @@ def _verdicts(records: Sequence[Record]) -> Iterator[str]:
     for record in records:
         ours = _row(record, OURS)
         if ours is None or ours.failed is not None:
-            yield f"| {record.model} | failed | | | | | |"
+            yield f"| {record.model} | {'failed' if ours else 'not measured'} | | | | | |"
             continue
         rows = [r for r in record.rows if r.failed is None and not is_ours(r.quantizer)]
         yield f"| {record.model} | {_drop(ours)} | {_target(record, ours)} | {_rivals(rows, ours)} |"
