@@ -223,11 +223,12 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def page(rows: list[Measured]) -> str:
+    pairs = len(KINDS) * len(PRECISIONS) * len(FORMATS)
     return f"""# Deltas between releases
 
 Written by `python -m benchmarks.delta_releases --write`, whose docstring says what is compared. Bytes; the floor of integers is the
 order-0 entropy of each tensor's differences, that of floats counts the sign and the three highest bits of a difference by their
-entropy, per tensor and exponent of the old weight, and the bits below as they are.
+entropy, per tensor and exponent of the old weight, and the bits below as they are. {len(rows)} of {pairs} pairs are measured.
 
 {table(SIZES, [row.sizes() for row in rows])}
 
