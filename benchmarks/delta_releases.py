@@ -1,4 +1,4 @@
-"""`python -m benchmarks.delta_releases [--peers PYTHON] [--keep FOLDER] [--only int8] [--write]`.
+"""`python -m benchmarks.delta_releases [--peers PYTHON] [--keep FOLDER] [--only int8] [--lines FILE] [--write]`.
 
 Patches between releases of a MobileNetV2 of 2.2 million parameters.
 
@@ -6,13 +6,16 @@ Trained on scikit-learn's digits, fine-tuned in four ways, and built like any re
 as int8, float16 and float32, ONNX and TFLite. Floors are benchmarks.delta's, over the tensors that the codec finds. PYTHON is an
 interpreter of an environment that has bsdiff4, detools and hdiffpatch; zstd and xdelta3 are taken from the path. What is not
 installed is shown as "-". FOLDER keeps the releases, so that a second run trains nothing. Speeds are CPU time of one process, the
-best of several; memory is what a decoding takes above an interpreter with numpy. --write writes benchmarks/delta_releases.md.
+best of several; memory is what a decoding takes above an interpreter with numpy. FILE keeps a line for every pair that was
+measured, so that a run that was cut off goes on. --write writes benchmarks/delta_releases.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
+import json
 import lzma
 import os
 import platform
@@ -22,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -220,11 +223,12 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def page(rows: list[Measured]) -> str:
+    pairs = len(KINDS) * len(PRECISIONS) * len(FORMATS)
     return f"""# Deltas between releases
 
 Written by `python -m benchmarks.delta_releases --write`, whose docstring says what is compared. Bytes; the floor of integers is the
 order-0 entropy of each tensor's differences, that of floats counts the sign and the three highest bits of a difference by their
-entropy, per tensor and exponent of the old weight, and the bits below as they are.
+entropy, per tensor and exponent of the old weight, and the bits below as they are. {len(rows)} of {pairs} pairs are measured.
 
 {table(SIZES, [row.sizes() for row in rows])}
 
@@ -242,20 +246,32 @@ def main() -> None:
     )
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where releases are kept and looked for")
     parser.add_argument("--only", choices=[p.value for p in PRECISIONS], help="one precision")
+    parser.add_argument("--lines", type=Path, metavar="FILE", help="what was measured, a line for every pair")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
     chosen = parser.parse_args()
-    rows: list[Measured] = []
     with tempfile.TemporaryDirectory() as name:
         made = releases(chosen.keep or Path(name))
+        lines = chosen.lines or Path(name) / "lines"
+        rows = kept(lines)
         print(table(SIZES + SPEEDS[len(NAMES) :], []), flush=True)
-        for precision in PRECISIONS:
-            for fmt in FORMATS:
-                for kind in KINDS if chosen.only in (None, precision.value) else ():
-                    files = (made["before"][fmt, precision], made[kind][fmt, precision])
-                    rows.append(measure((kind, precision, fmt), files, Path(name), chosen.peers))
-                    print(line(rows[-1].sizes() + rows[-1].speeds()[len(NAMES) :]), flush=True)
+        for fmt, precision, kind in itertools.product(FORMATS, PRECISIONS, KINDS):
+            what = (kind, precision, fmt)
+            if what not in rows and chosen.only in (None, precision.value):
+                files = (made["before"][fmt, precision], made[kind][fmt, precision])
+                rows[what] = measure(what, files, Path(name), chosen.peers)
+                with lines.open("a") as file:
+                    file.write(json.dumps(asdict(rows[what])) + "\n")
+            if what in rows:
+                print(line(rows[what].sizes() + rows[what].speeds()[len(NAMES) :]), flush=True)
     if chosen.write:
-        PAGE.write_text(page(rows))
+        PAGE.write_text(page(list(rows.values())))
+
+
+def kept(lines: Path) -> dict[tuple[str, Precision, str], Measured]:
+    """What an earlier run measured."""
+    read = [json.loads(text) for text in lines.read_text().splitlines()] if lines.exists() else []
+    found = [Measured(**row | {"precision": Precision(row["precision"])}) for row in read]
+    return {(row.fine_tune, row.precision, row.format): row for row in found}
 
 
 def releases(folder: Path) -> dict[str, dict[tuple[str, Precision], Path]]:

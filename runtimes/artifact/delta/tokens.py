@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from runtimes.errors import DeltaError
 
 DIRECT: Final = 16
+BLOCK: Final = (
+    1 << 14
+)  # fields joined at a time: a block's 64-bit arrays stay in a cache, which is worth a factor of two
 TOKENS: Final = DIRECT + 4 * 28  # n from 4 to 31
 
 _SMALL = np.arange(DIRECT, dtype=np.int64)
@@ -24,6 +27,8 @@ _LARGE = np.arange(TOKENS - DIRECT, dtype=np.int64)
 # By token: the residual without its extra bits, and how many those are. Tokens above TOKENS are refused by the reader.
 _BITS = np.concatenate([0 * _SMALL, 2 + _LARGE // 4])
 _BASE = np.concatenate([_SMALL, (4 + _LARGE % 4) << (2 + _LARGE // 4)])
+_FIRST = _BASE.astype(np.uint64)
+_MASK = (np.uint64(1) << _BITS.astype(np.uint64)) - np.uint64(1)
 
 
 def tokens_of(values: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.uint8]:
@@ -66,20 +71,34 @@ class BitReader:
         token = np.frombuffer(tokens, np.uint8)
         if token.size and token.max() >= DIRECT + 4 * (8 * width - 4):
             raise self._fail(f"token {token.max()} does not fit {width} bytes")
-        bits = _BITS.take(token)
-        ends = np.cumsum(bits) + self._bit
-        words = self._words(int(ends[-1]) if ends.size else self._bit)
-        starts = ends - bits
-        index = starts >> 5
-        pair = words.take(index) | (words.take(index + 1) << np.uint64(32))
-        extra = (pair >> (starts & 31).astype(np.uint64)) & ((np.uint64(1) << bits.astype(np.uint64)) - np.uint64(1))
-        values: NDArray[np.unsignedinteger[Any]] = (_BASE.take(token) + extra.astype(np.int64)).astype(f"<u{width}")
+        values = token.astype(f"<u{width}")
+        for start in range(0, token.size, BLOCK):
+            block = token[start : start + BLOCK]
+            wide = np.flatnonzero(block >= DIRECT)
+            if wide.size:
+                values[start : start + BLOCK][wide] = self._wide(block.take(wide))
         return values
 
-    def _words(self, end: int) -> NDArray[np.uint64]:
-        """The bits from the carried byte's first to ``end`` as 32-bit words, with one or two words of zeros behind them."""
+    def _wide(self, token: NDArray[np.uint8]) -> NDArray[np.uint64]:
+        """[n] residuals of tokens that have extra bits: fields of a few bits, one after the other."""
+        bits = _BITS.take(token)
+        ends = np.cumsum(bits)
+        ends += self._bit
+        pairs = self._pairs(int(ends[-1]))
+        ends -= bits
+        starts = ends.view(np.uint64)
+        found = pairs.take(ends >> 5)
+        starts &= np.uint64(31)
+        found >>= starts
+        found &= _MASK.take(token)
+        found += _FIRST.take(token)
+        return found
+
+    def _pairs(self, end: int) -> NDArray[np.uint64]:
+        """The bits from the carried byte's first to ``end``: every 32-bit word with the one behind it."""
         size = -(-end // 8)
         data = self._carry + self._read(size - len(self._carry))
         self._bit = end % 8
         self._carry = data[-1:] if self._bit else b""
-        return np.frombuffer(data + bytes(8 - len(data) % 4), "<u4").astype(np.uint64)
+        words = np.frombuffer(data + bytes(8 - len(data) % 4), "<u4").astype(np.uint64)
+        return words[:-1] | words[1:] << np.uint64(32)

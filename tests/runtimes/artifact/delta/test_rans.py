@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compiler.publish.delta.rans import encode_rans, model_of
+from compiler.publish.delta.rans import encode_rans, lanes_log2, model_of
 from compiler.publish.delta.streams import _packed
 from runtimes.artifact.delta.codecs import codec_by_id, damaged
 from runtimes.artifact.delta.rans import CONTEXTS, RansDecoder, counts_of, frequencies
@@ -54,6 +54,21 @@ def test_two_contexts_come_within_one_and_a_half_percent_of_their_entropies() ->
         floor -= half.size * float((share * np.log2(share)).sum()) / 8
     _, data = _coded(symbols, contexts)
     assert floor < len(data) < 1.015 * floor
+
+
+@settings(deadline=None)
+@given(stream=st.integers(1, 1 << 26), share=st.floats(0.001, 1), count=st.integers(1, 1 << 28))
+def test_lanes_cost_little_of_their_stream_and_of_the_patch(stream: int, share: float, count: int) -> None:
+    """Unless nearly every symbol is free: then at most one lane for 8192 of them. Lanes are powers of two, three bytes each."""
+    patch = stream / share
+    cost = 3 * (1 << lanes_log2(stream, patch, count)) / 2**0.5
+    assert cost <= max(stream * 3 / 72, count * 3 / 8192, 3) * 1.001
+    assert cost <= max(patch * 3 / 100, count * 3 / 8192, 3) * 1.001
+
+
+def test_a_small_stream_of_a_large_patch_takes_few_steps() -> None:
+    alone, within = (1 << lanes_log2(10_000, patch, 17_000) for patch in (10_000, 650_000))
+    assert within > 2 * alone
 
 
 def test_the_stated_vector() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -13,6 +13,7 @@ from runtimes.artifact.delta.residuals import decode, encode
 
 
 @pytest.mark.parametrize("kind", list(WIDTH))
+@settings(deadline=None)
 @given(data=st.data())
 def test_decode_inverts_encode(kind: Kind, data: st.DataObject) -> None:
     dtype = np.dtype(f"<u{WIDTH[kind]}")
