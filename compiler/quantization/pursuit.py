@@ -58,7 +58,7 @@ def pursue(problem: Problem, price: float) -> Matrix:
     for _ in range(ROUNDS):
         ends = [_descend(problem, start, price * bits) for start in (problem.old, problem.nearest)]
         costs = [problem.error(end) + price * (bits * (end != problem.old)).sum(axis=2) for end in ends]
-        codes = np.where((costs[0] <= costs[1])[:, :, None], *ends)
+        codes = np.where((costs[0] <= costs[1])[:, :, None], ends[0], ends[1])
         changed = float(np.clip((codes != problem.old)[:, :, :weights].mean(), 1e-4, 0.5))
         bits[:weights] = np.log2((1 - changed) / changed) + 1  # and one for the sign
     return codes
