@@ -106,8 +106,13 @@ def restored(layer: Layer, codes: NDArray[np.int8]) -> NDArray[np.int8]:
     return first if layer.node.op_type == "Gemm" and _transposed(layer.node) else first.T
 
 
-def gather(model: ir.Model, layers: Sequence[Layer], data: Dataset, positions: int) -> dict[str, Matrices]:
-    """The mean of x x' per layer and group, [groups, columns, columns], over at most SAMPLES samples."""
+def gather(
+    model: ir.Model, layers: Sequence[Layer], data: Dataset, positions: int, *, with_one: bool = False
+) -> dict[str, Matrices]:
+    """The mean of x x' per layer and group, [groups, columns, columns], over at most SAMPLES samples.
+
+    ``with_one``: x has a last column of ones, the bias's input.
+    """
     few = data.take(SAMPLES)
     sums: dict[str, Matrices] = {}
     rows: dict[str, int] = {}
@@ -117,6 +122,8 @@ def gather(model: ir.Model, layers: Sequence[Layer], data: Dataset, positions: i
         for layer in layers:
             name = name_of(layer.node)
             x = _rows(layer, values, rng, positions)  # [groups, rows, columns]
+            if with_one:
+                x = np.concatenate([x, np.ones((*x.shape[:2], 1))], axis=2)
             product = np.swapaxes(x, 1, 2) @ x
             sums[name] = sums[name] + product if name in sums else product
             rows[name] = rows.get(name, 0) + x.shape[1]
