@@ -16,7 +16,7 @@ from compiler.decompose.bodies import inline_bodies, typed
 from compiler.decompose.builder import Builder, Operand
 from compiler.decompose.table import DECOMPOSITIONS, Undecomposable
 from compiler.errors import SourceError
-from compiler.hub import HUB_IR_VERSION, HUB_OPSET
+from compiler.hub import HUB_IR_VERSION, HUB_OPSET, KEEP_FLOAT32
 from compiler.passes import clean_up
 
 if TYPE_CHECKING:
@@ -189,6 +189,8 @@ def _splice(graph: ir.Graph, node: ir.Node, replacement: ir.Model) -> None:
     _move_constants(graph, node, inner, outer, {id(value) for value in results.values()})
     for new in nodes:
         new.name = _inside(node, str(new.name))
+        if KEEP_FLOAT32 in node.metadata_props:
+            new.metadata_props[KEEP_FLOAT32] = node.metadata_props[KEEP_FLOAT32]
         for value in new.outputs:
             if value.name and value.name not in results:
                 value.name = _inside(node, value.name)
