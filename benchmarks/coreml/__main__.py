@@ -18,7 +18,8 @@ if __name__ == "__main__":
     parser.add_argument(
         "--lines", type=Path, help="keep finished rows of a page in this file, and take those that are there"
     )
+    parser.add_argument("--partial", action="store_true", help="write the page from the rows of --lines alone")
     arguments = parser.parse_args()
     if arguments.command in LONG:
-        sys.exit(LONG[arguments.command](arguments.names, arguments.lines))
+        sys.exit(LONG[arguments.command](arguments.names, arguments.lines, arguments.partial))
     sys.exit(COMMANDS[arguments.command](arguments.names))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.coreml.half_rounding import rounding_bound, steps_apart
-from benchmarks.coreml.pages import rows_of
+from benchmarks.coreml.pages import Page
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance" / "coreml_converted.md"
 TEMPLATE = """# Packages of Apple's converter in the reference evaluator
@@ -122,11 +122,9 @@ def measure(name: str, folder: Path) -> Row:
     return Row(errors[0], errors[1], rounding_bound(net, x))
 
 
-def main(names: Sequence[str], kept: Path | None = None) -> int:
-    """Print a row per net; with all nets, write the page. 1 if a net is outside its limits."""
-    rows = rows_of(names or (*PLAIN, *TIMM), _cells, kept)
-    if not names:
-        PAGE.write_text(render(rows), "utf-8")
+def main(names: Sequence[str], kept: Path | None = None, partial: bool = False) -> int:
+    """Print a row per net; with all nets, write the page (see Page.fill). 1 if a net is outside its limits."""
+    rows = Page(PAGE, (*PLAIN, *TIMM), _cells, render).fill(names, kept, partial)
     return int(not all(row.endswith("| yes |") for row in rows))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.coreml.cases import EVERY, REAL, case
-from benchmarks.coreml.pages import rows_of
+from benchmarks.coreml.pages import Page
 from runtimes.session import Array
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance" / "coreml_int8.md"
@@ -119,11 +119,9 @@ def one_by_one(model: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
     return {name: np.concatenate([row[k] for row in rows]) for k, name in enumerate(names)}
 
 
-def main(names: Sequence[str], kept: Path | None = None) -> int:
-    """Print a row per net; with all nets, write the page."""
-    rows = rows_of(names or EVERY, measure, kept)
-    if not names:
-        PAGE.write_text(render(rows), "utf-8")
+def main(names: Sequence[str], kept: Path | None = None, partial: bool = False) -> int:
+    """Print a row per net; with all nets, write the page (see Page.fill)."""
+    Page(PAGE, EVERY, measure, render).fill(names, kept, partial)
     return 0
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.coreml.cases import EVERY, Case, case
-from benchmarks.coreml.pages import rows_of
+from benchmarks.coreml.pages import Page
 from runtimes.session import Array
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance" / "coreml_float.md"
@@ -66,11 +66,9 @@ def _answers(one: Case, model: Any, precision: Any, folder: Path) -> tuple[Path,
         return path, run_dataset(session, one.unseen)
 
 
-def main(names: Sequence[str], kept: Path | None = None) -> int:
-    """Print a row per net; with all nets, write the page."""
-    rows = rows_of(names or EVERY, measure, kept)
-    if not names:
-        PAGE.write_text(render(rows), "utf-8")
+def main(names: Sequence[str], kept: Path | None = None, partial: bool = False) -> int:
+    """Print a row per net; with all nets, write the page (see Page.fill)."""
+    Page(PAGE, EVERY, measure, render).fill(names, kept, partial)
     return 0
 
 

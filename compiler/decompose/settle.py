@@ -16,7 +16,7 @@ from compiler.decompose.bodies import inline_bodies, typed
 from compiler.decompose.builder import Builder, Operand
 from compiler.decompose.table import DECOMPOSITIONS, Undecomposable
 from compiler.errors import SourceError
-from compiler.hub import HUB_IR_VERSION, HUB_OPSET
+from compiler.hub import HUB_IR_VERSION, HUB_OPSET, KEEP_FLOAT32
 from compiler.passes import clean_up
 
 if TYPE_CHECKING:
@@ -225,6 +225,8 @@ def _splice(graph: ir.Graph, node: ir.Node, replacement: ir.Model) -> None:
     for new in nodes:  # a rewrite's own name can be what the decomposition calls another node
         new.name = _unused(_inside(node, str(new.name)), taken)
         taken.add(new.name)
+        if KEEP_FLOAT32 in node.metadata_props:
+            new.metadata_props[KEEP_FLOAT32] = node.metadata_props[KEEP_FLOAT32]
         for value in new.outputs:
             if value.name and value.name not in results:
                 value.name = _inside(node, value.name)

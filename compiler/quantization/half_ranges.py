@@ -5,7 +5,12 @@ float16 cannot hold (beyond 65504), or whose rounding noise comes within LEAST_D
 gets coarser), is computed in float32. So is a difference of near equals: the rounding noise of its operands, 2**-11 / sqrt(3) of
 them at most (IEEE 754 binary16), comes within LEAST_DB of the result. What a logarithm is taken of matters in proportion: small
 values count as much there as large ones, so whatever leads to it is computed in float32 where more than SMALL_SHARE of its
-values lie below 6.1e-5.
+values lie below 6.1e-5; the same holds in front of a division (half_cancelling.py).
+
+What an operator computes inside is looked at as well where squares and sums may leave the range that its operands and results keep
+(a norm, a variance): the operators of OPENED are taken apart for the look, and the whole operator is float32 if a part of it
+is lost.
+Bodies of loops and branches are float32 as they are (exporters/coreml/lowering/control.py).
 """
 
 from __future__ import annotations
@@ -19,17 +24,21 @@ import onnx_ir as ir
 
 from compiler.calibration.collect import GROUP_BYTES, tap_groups
 from compiler.calibration.dataset import Dataset
+from compiler.decompose.settle import decompose
 from compiler.hub import KEEP_FLOAT32
 from compiler.hub_session import open_hub
+from compiler.quantization.half_cancelling import LEAST_DB, OPERAND_NOISE, feeding, leading_to_poles, lost_shares
 from runtimes.session import Array
 
 FLOAT16_MAX = 65504.0
-LEAST_DB = 45.0  # ordinary values keep 72 to 78 dB; 45 leave a half per cent
-OPERAND_NOISE = 2.0**-11 / math.sqrt(3)
 SMALLEST_NORMAL = 2.0**-14
 SMALL_SHARE = 0.01
 SAMPLES = 64  # figures of energy settle fast; every pass costs one run of the model
+_CANCELS = "its operands nearly cancel"
 _CANCELLING = frozenset({"Add", "Sub", "Sum", "ReduceSum", "ReduceMean"})
+OPENED = frozenset(
+    {"LayerNormalization", "GroupNormalization", "InstanceNormalization", "RMSNormalization", "LpNormalization"}
+) | {"MeanVarianceNormalization", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"}
 
 
 @dataclass(slots=True)
@@ -65,18 +74,44 @@ def mark_float32(model: ir.Model, data: Dataset) -> tuple[ir.Model, dict[str, st
         model: a float hub.
         data: typical inputs; the first SAMPLES are used.
     """
-    seen = _observe(model, data.take(SAMPLES))
-    before_logarithms = _leading_to_logarithms(model)
-    reasons = {
-        str(node.name): reason
-        for node in model.graph
-        if (reason := _reason(node, seen) or (_small(node, seen) if node in before_logarithms else ""))
-    }
+    reasons = _reasons(model, data.take(SAMPLES))
     marked = model.clone()
     for node in marked.graph:
         if str(node.name) in reasons:
             node.metadata_props[KEEP_FLOAT32] = reasons[str(node.name)]
     return marked, reasons
+
+
+def _reasons(model: ir.Model, data: Dataset) -> dict[str, str]:
+    opened, outer = _opened(model)
+    seen = _observe(opened, data)
+    poles = leading_to_poles(opened)
+    lost = lost_shares(opened, data, poles)
+    small = _leading_to_logarithms(opened) | poles
+    found: dict[str, str] = {}
+    for node in opened.graph:
+        reason = (
+            _reason(node, seen) or _lost(lost.get(str(node.name), 0.0)) or (_small(node, seen) if node in small else "")
+        )
+        if reason:
+            found[str(node.name)] = reason
+        if _CANCELS in reason:
+            for one in feeding(node):
+                found.setdefault(str(one.name), f"it makes up operands of {node.name!r} that nearly cancel")
+    reasons: dict[str, str] = {}
+    for name, reason in found.items():
+        reasons.setdefault(outer.get(name, name), f"inside it, {reason}" if name in outer else reason)
+    return reasons
+
+
+def _opened(model: ir.Model) -> tuple[ir.Model, dict[str, str]]:
+    """A copy with the operators of OPENED taken apart, and by the name of a part the name of its operator."""
+    opened = model.clone()
+    names = {str(node.name) for node in model.graph if node.op_type in OPENED}
+    names -= decompose(opened, names)
+    own = {str(node.name) for node in model.graph}
+    parts = [str(node.name) for node in opened.graph if str(node.name) not in own]
+    return opened, {part: max((n for n in names if part.startswith(f"{n}/")), key=len) for part in parts}
 
 
 def _observe(model: ir.Model, data: Dataset) -> dict[str, _Seen]:
@@ -107,8 +142,14 @@ def _reason(node: ir.Node, seen: dict[str, _Seen]) -> str:
     if node.op_type in _CANCELLING:
         noise = sum(OPERAND_NOISE**2 * energy for energy in _energies(node, seen))
         if _db(output.energy, noise) < LEAST_DB:
-            return f"its operands nearly cancel: float16 keeps {_db(output.energy, noise):.0f} dB"
+            return f"{_CANCELS}: float16 keeps {_db(output.energy, noise):.0f} dB"
     return ""
+
+
+def _lost(share: float) -> str:
+    if share <= SMALL_SHARE:
+        return ""
+    return f"{_CANCELS} in {share:.0%} of its elements, and a division follows"
 
 
 def _leading_to_logarithms(model: ir.Model) -> set[ir.Node]:
@@ -128,7 +169,9 @@ def _small(node: ir.Node, seen: dict[str, _Seen]) -> str:
     if output is None or output.small <= SMALL_SHARE * output.nonzero:
         return ""
     share = output.small / output.nonzero
-    return f"{share:.0%} of its values lie below 6.1e-5, where float16 gets coarse, and a logarithm follows"
+    return (
+        f"{share:.0%} of its values lie below 6.1e-5, where float16 gets coarse, and a logarithm or a division follows"
+    )
 
 
 def _energies(node: ir.Node, seen: dict[str, _Seen]) -> Iterator[float]:

@@ -66,6 +66,9 @@ def test_a_failed_gate_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     report = build(request)
     (gate,) = [g for g in report.gates if g.name == "parity"]
     assert not gate.ok and "First of all, 'd' (sub, operation" in gate.reason
+    assert (
+        "float16 roundings may add up to" in gate.reason and gate.limit <= 1e-2
+    )  # what was measured, and what is explained
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert "First of all" in page
 
