@@ -137,7 +137,8 @@ def _apply(op: Operation, *scopes: Mapping[str, Value]) -> dict[str, Value]:
 
     try:
         if op.type in CONTROL:
-            return run_control(op, scopes, _apply)
+            results = run_control(op, scopes, _apply)
+            return {o.name: _as_declared(o, _tensors(results[o.name])) for o in op.outputs}
         call = Call(op, {key: tuple(resolve(arg) for arg in args) for key, args in op.args.items()})
         # Overflow to infinity, 0/0 and log(0) are results here, as they are on the device.
         with np.errstate(all="ignore"):
@@ -159,6 +160,12 @@ def _finish(op: Operation, result: Result) -> dict[str, Value]:
     ):  # a name and a dictionary, which are no tensors in MIL: arrays of names and of scores here
         return {o.name: r for o, r in zip(op.outputs, results, strict=False)}
     return {o.name: _as_declared(o, r) for o, r in zip(op.outputs, results, strict=False)}
+
+
+def _tensors(value: Value) -> Array | TensorList:
+    if not isinstance(value, (np.ndarray, TensorList)):
+        raise ValueError(f"its block yields a {type(value).__name__}, blocks give tensors and lists")
+    return value
 
 
 def _as_declared(output: Output, result: Array | TensorList) -> Array | TensorList:
