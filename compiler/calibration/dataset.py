@@ -199,7 +199,7 @@ def _layout_remedy(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> st
 
 
 def _cast(array: Array, spec: TensorSpec, where: str, *, quiet: bool) -> Array:
-    """Only casts that lose nothing a model could use: float64 to float32, and integers that the wanted type holds exactly."""
+    """Only casts that lose nothing a model could use: float64 to float32, and integers that float32 holds exactly."""
     wanted = np.dtype(spec.dtype)
     if array.dtype == wanted:
         return array
@@ -210,11 +210,9 @@ def _cast(array: Array, spec: TensorSpec, where: str, *, quiet: bool) -> Array:
             if not quiet:
                 LOGGER.info("%s: input %r was cast from %s to float32", where, spec.name, array.dtype)
             return cast
-    if wanted.kind in "iu" and array.dtype.kind in "iu" and np.array_equal(array.astype(wanted), array):
-        return array.astype(wanted)
     raise DataError(
         f"{where}: input {spec.name!r} needs {spec.dtype}, found {array.dtype}.",
-        remedy=f"Save the array as {spec.dtype}; only float64 and integers are cast, where every number stays what it is.",
+        remedy=f"Save the array as {spec.dtype}; only float64 and exactly representable integers are cast to float32.",
     )
 
 

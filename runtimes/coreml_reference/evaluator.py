@@ -155,7 +155,8 @@ def _apply(op: Operation, *scopes: Mapping[str, Value], real: Real, settle: Sett
 
     try:
         if op.type in CONTROL:
-            return run_control(op, scopes, partial(_apply, real=real, settle=settle))
+            results = run_control(op, scopes, partial(_apply, real=real, settle=settle))
+            return {o.name: _as_declared(o, _tensors(results[o.name]), real) for o in op.outputs}
         call = Call(op, {key: tuple(resolve(arg) for arg in args) for key, args in op.args.items()}, real)
         # Overflow to infinity, 0/0 and log(0) are results here, as they are on the device.
         with np.errstate(all="ignore"):
@@ -178,6 +179,12 @@ def _finish(op: Operation, result: Result, real: Real, settle: Settle) -> dict[s
         return {o.name: r for o, r in zip(op.outputs, results, strict=False)}
     declared = {o.name: _as_declared(o, r, real) for o, r in zip(op.outputs, results, strict=False)}
     return {name: settle(name, r) if isinstance(r, np.ndarray) else r for name, r in declared.items()}
+
+
+def _tensors(value: Value) -> Array | TensorList:
+    if not isinstance(value, (np.ndarray, TensorList)):
+        raise ValueError(f"its block yields a {type(value).__name__}, blocks give tensors and lists")
+    return value
 
 
 def _as_declared(output: Output, result: Array | TensorList, real: Real) -> Array | TensorList:

@@ -1,5 +1,5 @@
-"""LSTM, GRU and RNN as MIL's own recurrent operations, of any length. What these lack (peepholes, clipping, other
-activations, a bias inside GRU's reset) is refused, and unrolled by compiler/decompose where the sequence is short.
+"""LSTM, GRU and RNN as MIL's own recurrent operations, of any length. What these lack (peepholes, clipping, coupled gates, a
+bias inside GRU's reset) runs in a loop of its own (cells.py), and is unrolled by compiler/decompose where the sequence is short.
 
 Source: ONNX's definitions of LSTM, GRU and RNN; coremltools MIL ops, iOS15 and iOS17 recurrent.py.
 """
@@ -19,9 +19,12 @@ from compiler.exporters.coreml.context import (
     int_attr,
     is_fixed,
     is_used,
+    known_shape,
     optional_input,
     string_attr,
 )
+from compiler.exporters.coreml.lowering.cells import LOOPED_FROM, Cell, Step, gru_cell, lstm_cell, rnn_cell, run
+from compiler.exporters.coreml.lowering.control import compute_wide
 from compiler.exporters.coreml.lowering.table import LOWERINGS
 from compiler.exporters.coreml.target import Var
 
@@ -54,10 +57,14 @@ class _Direction:
 @LOWERINGS.lowers("LSTM")
 def lstm(ctx: Context, node: ir.Node) -> None:
     """One bias for both products: they are added before any gate."""
+    reason = _clips(node)
     if int_attr(node, "input_forget", 0):
-        raise Unsupported("it couples its gates, which MIL's lstm lacks")
+        reason = "it couples its gates, which MIL's lstm lacks"
     if optional_input(node, 7) is not None:
-        raise Unsupported("it has peepholes, whose formula MIL does not document")
+        reason = "it has peepholes, whose formula MIL does not document"
+    if reason is not None:
+        _lower(ctx, node, ("Sigmoid", "Tanh", "Tanh"), _looped(ctx, node, reason, lstm_cell, (5, 6)))
+        return
 
     def one(d: _Direction, x: Var, name: str) -> Sequence[Var]:
         return ctx.mb.lstm(  # type: ignore[no-any-return]
@@ -80,12 +87,16 @@ def lstm(ctx: Context, node: ir.Node) -> None:
 @LOWERINGS.lowers("GRU")
 def gru(ctx: Context, node: ir.Node) -> None:
     """MIL resets the product of the state, without a bias of its own: h = act(x W + b + r * (h R))."""
+    reason, bias = _clips(node), ctx.constant(node, 3)
     if not int_attr(node, "linear_before_reset", 0):
-        raise Unsupported("it resets its state before the product, MIL's gru behind it")
+        reason = "it resets its state before the product, MIL's gru behind it"
+    elif bias is not None and np.any(np.split(bias, 6, axis=1)[5]):
+        reason = "it has a bias inside the reset, which MIL's gru lacks"
+    if reason is not None:
+        _lower(ctx, node, ("Sigmoid", "Tanh"), _looped(ctx, node, reason, gru_cell, (5,)))
+        return
 
     def one(d: _Direction, x: Var, name: str) -> Sequence[Var]:
-        if np.any(d.rb[2 * d.hidden :]):
-            raise Unsupported("it has a bias inside the reset, which MIL's gru lacks")
         return ctx.mb.gru(  # type: ignore[no-any-return]
             x=x,
             initial_h=_state(ctx, node, 5, d, x),
@@ -103,6 +114,10 @@ def gru(ctx: Context, node: ir.Node) -> None:
 
 @LOWERINGS.lowers("RNN")
 def rnn(ctx: Context, node: ir.Node) -> None:
+    if (reason := _clips(node)) is not None:
+        _lower(ctx, node, ("Tanh",), _looped(ctx, node, reason, rnn_cell, (5,)))
+        return
+
     def one(d: _Direction, x: Var, name: str) -> Sequence[Var]:
         return ctx.mb.rnn(  # type: ignore[no-any-return]
             x=x,
@@ -116,6 +131,27 @@ def rnn(ctx: Context, node: ir.Node) -> None:
         )
 
     _lower(ctx, node, ("Tanh",), one)
+
+
+def _clips(node: ir.Node) -> str | None:
+    return "it clips its gates, which MIL documents for the cell alone" if "clip" in node.attributes else None
+
+
+def _looped(ctx: Context, node: ir.Node, reason: str, cell: Cell, states: Sequence[int]) -> Any:
+    """One direction in a loop; raises Unsupported with ``reason`` where the sequence is short enough to be written out."""
+    source = optional_input(node, 0)
+    assert source is not None  # the operator's definition requires it
+    steps = known_shape(source)[1 if int_attr(node, "layout", 0) else 0]
+    if steps is None or steps < LOOPED_FROM:
+        raise Unsupported(reason, "Fix the number of steps." if steps is None else "")
+    compute_wide(ctx, node)
+    peepholes = ctx.constant(node, 7) if node.op_type == "LSTM" else None
+
+    def one(d: _Direction, x: Var, name: str) -> Sequence[Var]:
+        step = Step(ctx, node, d.r, d.rb, d.activations, None if peepholes is None else peepholes[d.index])
+        return run(step, x, d.w, d.wb, [_state(ctx, node, index, d, x) for index in states], cell, name)
+
+    return one
 
 
 def _lower(ctx: Context, node: ir.Node, defaults: Sequence[str], one: Any) -> None:
@@ -153,8 +189,6 @@ def _one_way(ctx: Context, node: ir.Node, d: _Direction, x: Var, one: Any) -> Se
 def _directions(ctx: Context, node: ir.Node, defaults: Sequence[str]) -> list[_Direction]:
     w, r, bias = (ctx.constant(node, index) for index in (1, 2, 3))
     assert w is not None and r is not None  # the operator's definition requires them
-    if "clip" in node.attributes:
-        raise Unsupported("it clips its gates, which MIL documents for the cell alone")
     count = r.shape[0]
     bias = np.zeros((count, 2 * r.shape[1]), np.float32) if bias is None else bias
     named = node.attributes.get("activations")

@@ -19,6 +19,7 @@ from compiler.exporters.coreml import EXPORTER, package
 from compiler.exporters.coreml.names import Names, sanitize
 from compiler.exporters.coreml.target import UnknownTarget, find_target
 from profiles.schema import Precision
+from runtimes.coreml_reference.session import open_package
 from runtimes.errors import StorageError
 from tests.compiler.exporters.coreml.interpreter import run_package
 from tests.compiler.exporters.coreml.support import (
@@ -250,13 +251,21 @@ def test_what_core_ml_cannot_hold_is_refused_with_its_reason(text: str, reason: 
     assert any(reason in r.reason for r in EXPORTER.check(model, FP32))
 
 
-def test_quantized_activations_need_ios17() -> None:
-    text = "net (float[2] x) => (float[2] y) { q = QuantizeLinear(x, s, z)  y = DequantizeLinear(q, s, z) }"
-    model = hub(parse(text, s=np.array(0.5, np.float32), z=np.array(3, np.int8)))
-    options = ExportOptions(Precision.INT8, "iOS16")
-    assert all("iOS17" in r.reason and "iOS17" in r.remedy for r in EXPORTER.check(model, options))
-    assert len(EXPORTER.check(model, options)) == 2
-    assert EXPORTER.check(model, ExportOptions(Precision.INT8, "iOS17")) == []
+@pytest.mark.parametrize("target", ["iOS15", "iOS16", "iOS17"])
+@pytest.mark.parametrize("kind", ["int8", "uint8"])
+def test_activations_are_quantized_at_every_target(target: str, kind: str, tmp_path: Path) -> None:
+    """By operations of their own since iOS17, and before by what they are made of."""
+    text = (
+        "net (float[64] x) => (float[64] y, KIND[64] q) { q = QuantizeLinear(x, s, z)  y = DequantizeLinear(q, s, z) }"
+    )
+    model = hub(parse(text.replace("KIND", kind), s=np.array(0.25, np.float32), z=np.array(3, kind)))
+    feeds: Arrays = {"x": np.random.default_rng(0).normal(0, 30, 64).astype(np.float32)}
+    feeds["x"][:4] = [0.125, 0.375, -0.125, 1000]  # ties, and what leaves the range
+    path = EXPORTER.export(model, tmp_path / "q.mlpackage", ExportOptions(Precision.INT8, target)).path
+    with open_package(path) as session:
+        got = session.run(feeds)
+    for name, want in reference(model, feeds).items():
+        np.testing.assert_array_equal(got[name], want)
 
 
 def test_a_wide_integer_constant_is_refused() -> None:
