@@ -4,7 +4,7 @@ A hub model is an ``onnx_ir.Model`` with
   - IR version 10 and exactly opset HUB_OPSET of the default domain (onnxruntime 1.31 refuses what onnx 1.23 writes by default);
   - float32 weights and activations (int64/int32/bool where the operator's definition has them);
   - static shapes inferred for every value, the batch size given explicitly (1 unless asked otherwise); a graph output that one of
-    SIZED_BY_DATA gives has a free first axis;
+    SIZED_BY_DATA gives has a free axis;
   - a unique, non-empty name on every node and value; inputs and outputs keep the source's names;
   - initializers as tensors in memory, none of them graph inputs; no Constant nodes, no functions, no external data;
   - no stack traces or absolute paths in metadata.
@@ -42,9 +42,8 @@ if TYPE_CHECKING:
 
 HUB_OPSET = 21
 HUB_IR_VERSION = 10
-SIZED_BY_DATA = (
-    "NonMaxSuppression",
-)  # the size of their results is known at run time alone; only graph outputs may be
+# The size of their results is known at run time alone; only graph outputs may be.
+SIZED_BY_DATA = ("NonMaxSuppression", "NonZero")
 KEEP_FLOAT32 = "edgewright.float32"  # node metadata: why a float16 artifact computes the node in float32
 
 

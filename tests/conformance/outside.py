@@ -17,7 +17,7 @@ _EVERYWHERE: dict[str, str] = {
     "foreign": "an operator of another domain than ONNX's own (ai.onnx.ml, ai.onnx.preview.training, ai.onnx.preview)",
     "sequence": "sequences and optional values: a port carries one tensor",
     "string": "strings: tensors of text, and operators that split, join, match or compare them",
-    "data-dependent": "the result's shape depends on the data's content (NonZero, Unique, NonMaxSuppression, decoded images)",
+    "data-dependent": "the result's shape depends on the data's content (Unique, decoded images)",
     "random": "random numbers: the suite's own results cannot be reproduced, or are not given",
     "float8_e4m3fn": "type float8 (e4m3fn)",
     "float8_e4m3fnuz": "type float8 (e4m3fnuz)",
@@ -35,6 +35,7 @@ OUTSIDE: dict[str, dict[str, str]] = {
     # travel as int32. Source: coremltools docs, "Typed execution"; MIL ops cast, reshape (rank at most 5), placeholder.
     "coreml": {
         **_EVERYWHERE,
+        "sized by data": "the result's shape depends on the data's content (NonZero, NonMaxSuppression)",
         "float16": "type float16: the table is about float32 programs",
         "bfloat16": "type bfloat16",
         "float64": "type float64",

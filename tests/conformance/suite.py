@@ -47,13 +47,15 @@ FROZEN: dict[str, tuple[int, ...]] = {
     "Range": (0, 1, 2),
     **dict.fromkeys(("HannWindow", "HammingWindow", "BlackmanWindow"), (0,)),
     "MelWeightMatrix": (0, 1, 2, 3, 4),
+    "NonMaxSuppression": (2, 3, 4),
 }
 FROZEN_FROM_FIRST = {"ConstantOfShape", "Range"}  # everything these read decides the shape: they become constants
 for _name in onnx.defs.get_all_schemas():
     if _name.name.startswith("Reduce") and _name.domain == "":
         FROZEN.setdefault(_name.name, (1,))
 
-DATA_DEPENDENT = {"NonZero", "Unique", "NonMaxSuppression", "ImageDecoder"}
+DATA_DEPENDENT = {"Unique", "ImageDecoder"}
+SIZED_BY_DATA = {"NonZero", "NonMaxSuppression"}  # whose results a format can have that allocates while it runs
 RANDOM = {"Bernoulli", "RandomUniform", "RandomUniformLike", "RandomNormal", "RandomNormalLike", "Multinomial"}
 MANY_AXES = 6
 
@@ -123,6 +125,8 @@ def _operators_need(name: str, nodes: Any) -> frozenset[str]:
     op_types = {node.op_type for node in nodes}
     if op_types & DATA_DEPENDENT:
         found.add("data-dependent")
+    if op_types & SIZED_BY_DATA:
+        found.add("sized by data")
     training = name.startswith("test_training_dropout") or "training_mode" in name
     if op_types & RANDOM or (training and "Dropout" in op_types):
         found.add("random")

@@ -147,6 +147,7 @@ def test_foreign_operators_are_all_listed(tmp_path: Path) -> None:
 
 
 def test_data_dependent_shapes_are_refused(tmp_path: Path) -> None:
-    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[1, 4] x) => (int64[2, K] y) { y = NonZero(x) }"""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[1, 4] x) => (int64[2, K] y)
+    { z = NonZero(x)  y = Neg(z) }"""
     with pytest.raises(UnsupportedModel, match="depends on data"):
         import_model(str(_write(tmp_path, text)))

@@ -1,4 +1,4 @@
-"""NonMaxSuppression. How many boxes are left is known at run time alone: the one operator whose result has a size of its own.
+"""NonMaxSuppression and NonZero, whose results are as large as the data says.
 
 One NON_MAX_SUPPRESSION_V4 per picture and class gives as many indices as are asked for, filled up, and how many of them count.
 Those rows are picked by WHERE, whose result LiteRT allocates while it runs, and GATHER_ND.
@@ -16,6 +16,8 @@ import numpy as np
 from compiler.exporters.tflite import attributes as attr
 from compiler.exporters.tflite import layout
 from compiler.exporters.tflite.context import LoweringContext, Unsupported, name_of, shape_of
+from compiler.exporters.tflite.ops.binary import FLOAT_OR_INT
+from compiler.exporters.tflite.ops.unary import need_type
 from compiler.exporters.tflite.table import lowers
 from compiler.exporters.tflite.tensors import Tensor
 
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 INT32, INT64, TRUTH = np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.bool_)
-# [x, y, width, height] of a centre as [y1, x1, y2, x2]: each sum is rounded once, as in two operators.
 LEAST_NORMAL = np.finfo(np.float32).tiny  # a denormal number may be taken for 0, which every box overlaps by
+# [x, y, width, height] of a centre as [y1, x1, y2, x2]: each sum is rounded once, as in two operators.
 CORNERS = np.asarray([[0, 1, 0, -0.5], [1, 0, -0.5, 0], [0, 1, 0, 0.5], [1, 0, 0.5, 0]], np.float32)
 
 
@@ -64,6 +66,30 @@ def non_max_suppression(context: LoweringContext, node: ir.Node) -> None:
             rows.append(_labelled(context, found, picture, one))
             counted.append(_counted(context, valid, most))
     _picked(context, output, _joined(context, rows), _joined(context, counted))
+
+
+@lowers("NonZero", since=13)
+def non_zero(context: LoweringContext, node: ir.Node) -> None:
+    """WHERE lists places row by row, ONNX axis by axis."""
+    source, output = attr.first(node), node.outputs[0]
+    need_type(source, (*FLOAT_OR_INT, "bool"))
+    shape = shape_of(source)
+    if not shape:
+        raise Unsupported("it reads a single number", "Compare the number with 0 instead.")
+    x = context.read(source, layout.identity(len(shape)))
+    if x.dtype != TRUTH:
+        flags = context.writer.tensor(f"{node.name}/flags", shape, TRUTH)
+        context.emit("NOT_EQUAL", [x, context.literal(np.zeros(1, x.dtype), "zero")], [flags], "NotEqualOptions")
+        x = flags
+    most = int(np.prod(shape))
+    places = context.writer.tensor(f"{node.name}/places", (most, len(shape)), INT64)
+    context.emit("WHERE", [x], [places])
+    result = context.writer.tensor(name_of(output), (len(shape), most), INT64)
+    order = context.literal(np.asarray([1, 0], np.int32), "order")
+    context.emit("TRANSPOSE", [places, order], [result], to=INT64)
+    context.writer.free(places.index, places.shape, (-1, len(shape)))
+    context.writer.free(result.index, result.shape, (len(shape), -1))
+    context.bind_at_most(output, result)
 
 
 def _number(context: LoweringContext, node: ir.Node, place: int, default: float, what: str) -> float:

@@ -188,4 +188,7 @@ class _Rewriting:
             found = copy
         taken.add(found.index)
         self._new.rename(found, name)
+        freed = self._old.freed(tensor.index)
+        if freed is not None:
+            self._new.free(found.index, *freed)
         return found

@@ -79,3 +79,16 @@ def test_what_reads_the_boxes_left_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match="depends on data") as caught:
         support.export(to_hub(onnx.parser.parse_model(text), ImportOptions(batch=1)), tmp_path / "m.tflite")
     assert caught.value.refusals[0].node == "nms" and caught.value.refusals[0].remedy
+
+
+@pytest.mark.parametrize("kind", ["float", "bool", "int64"])
+def test_places_that_are_not_zero(tmp_path: Path, kind: str) -> None:
+    text = (
+        f'<ir_version: 10, opset_import: ["": 21]> g ({kind}[3, 4] x) => (int64[2, N] y) {{ [find] y = NonZero (x) }}'
+    )
+    path = tmp_path / "m.tflite"
+    support.export(to_hub(onnx.parser.parse_model(text), ImportOptions(batch=1)), path)
+    for x in (np.eye(3, 4), np.zeros((3, 4)), np.asarray([[0, -1, 0, 2], [0, 0, 0, 0], [-0.0, 1, 1, 0]])):
+        feeds = {"x": x.astype({"float": np.float32, "bool": np.bool_, "int64": np.int64}[kind])}
+        want = support.reference(onnx.parser.parse_model(text), feeds)["y"]
+        np.testing.assert_array_equal(support.run(path, feeds)["y"], want)
