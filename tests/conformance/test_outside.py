@@ -78,5 +78,8 @@ def test_every_case_is_inside_or_counted_once(fmt: str) -> None:
 def test_a_compress_whose_condition_is_a_constant_is_inside() -> None:
     cases = {case.name: case for case in suite()}
     assert not outside(cases["test_compress_0"], "tflite")
-    assert "content" in outside(cases["test_nonzero_example"], "tflite")
+    assert "content" in outside(cases["test_unique_sorted_without_axis"], "tflite")
+    # LiteRT allocates results while it runs; Core ML's shapes are known before.
+    assert not outside(cases["test_nonzero_example"], "tflite")
+    assert "content" in outside(cases["test_nonzero_example"], "coreml")
     assert "rank 6" in outside(cases["test_unsqueeze_three_axes"], "coreml")
