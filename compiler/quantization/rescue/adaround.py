@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from compiler.pruning.unfold import window_of
-from compiler.quantization.rescue.bias import correct_biases, current_bias
+from compiler.quantization.rescue.bias import current_bias, with_corrected
 from compiler.quantization.rescue.blocks import Block, block_data, find_blocks
 from compiler.quantization.rescue.candidate import Bench, Candidate
 from compiler.quantization.rescue.wide import multiplications
@@ -59,9 +59,7 @@ def round_adaptively(start: Candidate, bench: Bench) -> Iterator[tuple[str, Cand
     if not blocks:
         return
     detail = f"{sum(len(block.layers) for block in blocks)} layers in {len(blocks)} blocks"
-    yield detail, made
-    for more, corrected in correct_biases(made, bench):
-        yield f"{detail}, biases of {more}", corrected
+    yield from with_corrected(detail, made, bench)
 
 
 @dataclass(frozen=True, slots=True)

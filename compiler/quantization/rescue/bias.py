@@ -44,6 +44,13 @@ def correct_biases(start: Candidate, bench: Bench) -> Iterator[tuple[str, Candid
     yield f"{len(nodes)} layers, {few.count} samples", current
 
 
+def with_corrected(detail: str, made: Candidate, bench: Bench) -> Iterator[tuple[str, Candidate]]:
+    """Yield ``made``, then ``made`` with corrected biases: what a rung that changes weights or ranges offers."""
+    yield detail, made
+    for more, corrected in correct_biases(made, bench):
+        yield f"{detail}, biases of {more}", corrected
+
+
 def correctable(one: Candidate) -> list[ir.Node]:
     """int8 nodes of BIASED in graph order."""
     decisions = one.spec.nodes

@@ -24,7 +24,7 @@ from compiler.calibration.channels import ChannelObserver
 from compiler.calibration.dataset import Dataset
 from compiler.passes.edit import refold
 from compiler.pruning.activations import stream
-from compiler.quantization.rescue.bias import correct_biases
+from compiler.quantization.rescue.bias import with_corrected
 from compiler.quantization.rescue.candidate import Bench, Candidate, candidate
 from compiler.quantization.structure import constant_of, name_of, value_name
 from runtimes.session import Array
@@ -54,9 +54,7 @@ def equalise_layers(start: Candidate, bench: Bench) -> Iterator[tuple[str, Candi
         return
     # Rounding and biases that were chosen for the other scales are of no use here.
     made = candidate(model, bench.train, start.options)
-    yield f"{len(pairs)} pairs", made
-    for detail, corrected in correct_biases(made, bench):
-        yield f"{len(pairs)} pairs, biases of {detail}", corrected
+    yield from with_corrected(f"{len(pairs)} pairs", made, bench)
     yield from _absorbing(model, pairs, start, bench)
 
 
@@ -67,9 +65,7 @@ def _absorbing(model: ir.Model, pairs: list[Pair], start: Candidate, bench: Benc
     if not channels:
         return
     made = candidate(lighter, bench.train, start.options)
-    yield f"{len(pairs)} pairs, {channels} channels absorbed", made
-    for detail, corrected in correct_biases(made, bench):
-        yield f"{len(pairs)} pairs, {channels} channels absorbed, biases of {detail}", corrected
+    yield from with_corrected(f"{len(pairs)} pairs, {channels} channels absorbed", made, bench)
 
 
 def equalised(model: ir.Model, dataset: Dataset) -> tuple[ir.Model, list[Pair]]:

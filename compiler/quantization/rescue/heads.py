@@ -18,7 +18,7 @@ from compiler.calibration.channels import ChannelObserver
 from compiler.passes.edit import add_initializer
 from compiler.pruning.activations import stream
 from compiler.quantization.mixed import UNLIKE
-from compiler.quantization.rescue.bias import correct_biases
+from compiler.quantization.rescue.bias import with_corrected
 from compiler.quantization.rescue.candidate import Bench, Candidate, candidate
 from compiler.quantization.structure import analyse, constant_of, ends_the_model, name_of, value_name
 
@@ -45,9 +45,7 @@ def split_heads(start: Candidate, bench: Bench) -> Iterator[tuple[str, Candidate
         _split(result.graph, node, mixed[name_of(node)])
     made = candidate(result, bench.train, replace(start.options))
     detail = ", ".join(f"{name} in {len(found)}" for name, found in mixed.items())
-    yield detail, made
-    for more, corrected in correct_biases(made, bench):
-        yield f"{detail}, biases of {more}", corrected
+    yield from with_corrected(detail, made, bench)
 
 
 def _heads(start: Candidate) -> dict[str, str]:

@@ -24,7 +24,7 @@ from compiler.calibration.channels import ChannelObserver
 from compiler.calibration.dataset import Dataset
 from compiler.passes.edit import integer, refold, static_shape
 from compiler.pruning.activations import stream
-from compiler.quantization.rescue.bias import correct_biases
+from compiler.quantization.rescue.bias import with_corrected
 from compiler.quantization.rescue.candidate import Bench, Candidate, candidate
 from compiler.quantization.rescue.equalise import only_reader
 from compiler.quantization.structure import constant_of, name_of, value_name
@@ -49,9 +49,7 @@ def equalise_norms(start: Candidate, bench: Bench) -> Iterator[tuple[str, Candid
     for strength in STRENGTHS if joints else ():
         made = candidate(equalised_norms(start.reference, joints, bench.train, strength), bench.train, start.options)
         detail = f"{len(joints)} normalisations, strength {strength}"
-        yield detail, made
-        for more, corrected in correct_biases(made, bench):
-            yield f"{detail}, biases of {more}", corrected
+        yield from with_corrected(detail, made, bench)
 
 
 def equalised_norms(model: ir.Model, joints: list[Joint], dataset: Dataset, strength: float) -> ir.Model:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from compiler.calibration.dataset import Dataset
 from compiler.pruning.activations import stream
 from compiler.pruning.unfold import unfold, window_of
-from compiler.quantization.rescue.bias import correct_biases
+from compiler.quantization.rescue.bias import with_corrected
 from compiler.quantization.rescue.candidate import Bench, Candidate
 from compiler.quantization.structure import constant_of, name_of
 from runtimes.session import Array
@@ -60,9 +60,7 @@ def round_second_order(start: Candidate, bench: Bench) -> Iterator[tuple[str, Ca
         overrides[name, 1] = params.dequantize(restored(layer, codes))
     made = replace(start, overrides=overrides)
     detail = f"{len(layers)} layers"
-    yield detail, made
-    for more, corrected in correct_biases(made, bench):
-        yield f"{detail}, biases of {more}", corrected
+    yield from with_corrected(detail, made, bench)
 
 
 def find_layers(start: Candidate, quantized: ir.Model) -> list[Layer]:

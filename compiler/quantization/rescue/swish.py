@@ -24,7 +24,7 @@ from compiler.calibration.channels import ChannelObserver
 from compiler.calibration.dataset import Dataset
 from compiler.passes.edit import add_initializer
 from compiler.pruning.activations import stream
-from compiler.quantization.rescue.bias import correct_biases
+from compiler.quantization.rescue.bias import with_corrected
 from compiler.quantization.rescue.candidate import Bench, Candidate, candidate
 from compiler.quantization.rescue.equalise import Pair, factors, is_layer, layer_behind, only_reader, reach, rescale
 from compiler.quantization.structure import name_of, value_name
@@ -47,9 +47,7 @@ def equalise_swish(start: Candidate, bench: Bench) -> Iterator[tuple[str, Candid
     if not count:
         return
     made = candidate(model, bench.train, start.options)
-    yield f"{count} bridges", made
-    for detail, corrected in correct_biases(made, bench):
-        yield f"{count} bridges, biases of {detail}", corrected
+    yield from with_corrected(f"{count} bridges", made, bench)
 
 
 def find_bridges(model: ir.Model) -> list[Bridge]:

@@ -16,9 +16,8 @@ from runtimes.coreml_reference.proto import model_class
 from runtimes.coreml_reference.session import open_package
 from runtimes.memory import peak_memory_bytes
 from tests.compiler.exporters.coreml.support import export, hub, parse
-from tests.runtimes.coreml_reference.test_damaged_real_package import _changed, _is_repeated, _leaves
+from tests.runtimes.coreml_reference.damage import MODEL, damage
 
-MODEL = Path("Data/com.apple.CoreML/model.mlmodel")
 TEXT = """g (float[3] x, int64[1] n) => (float[3] y, float[2,3] all) {
   y, all = Loop(n, , x) <body = b (int64 i, bool c, float[3] a) => (bool d, float[3] e, float[3] f) {
     d = Identity(c)
@@ -89,16 +88,7 @@ def test_any_field_inside_a_block_may_change(package: Path, original: bytes) -> 
     names = ["", "x", "y", "while_loop", "cond", "list_write", "i", "bool", "fp32"]
     for _ in range(150):
         spec = model_class().FromString(original)
-        owner, field = rng.choice(list(_leaves(_first(spec, rng.choice(["while_loop", "cond", "list_write"])))))
-        value = getattr(owner, field.name)
-        try:
-            if _is_repeated(value):
-                index = rng.randrange(len(value))
-                value[index] = _changed(value[index], names, rng)
-            else:
-                setattr(owner, field.name, _changed(value, names, rng))
-        except (ValueError, TypeError):  # the field's own type has no room for this number
-            owner.ClearField(field.name)
+        damage(_first(spec, rng.choice(["while_loop", "cond", "list_write"])), names, rng)
         (package / MODEL).write_bytes(spec.SerializeToString())
         refused += _error(package) is not None
     assert refused > 40

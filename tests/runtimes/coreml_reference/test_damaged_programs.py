@@ -22,9 +22,8 @@ from runtimes.coreml_reference.session import open_package
 from runtimes.errors import ModelLoadError
 from tests.compiler.exporters.coreml.support import hub, parse
 from tests.runtimes.conftest import tiny_spec, write_package
-from tests.runtimes.coreml_reference.test_damaged_real_package import _changed, _is_repeated, _leaves
+from tests.runtimes.coreml_reference.damage import MODEL, damage
 
-MODEL = Path("Data/com.apple.CoreML/model.mlmodel")
 WEIGHTS = Path("Data/com.apple.CoreML/weights/weight.bin")
 KINDS = {
     "palettized": (Precision.SPARSE_PALETTIZED4, Compression(palette_group=8, int8_table=True)),
@@ -88,16 +87,7 @@ def test_any_field_may_change(package: Path) -> None:
     try:
         for _ in range(100):
             spec = model_class().FromString(original)
-            owner, field = rng.choice(list(_leaves(spec)))
-            value = getattr(owner, field.name)
-            try:
-                if _is_repeated(value):
-                    index = rng.randrange(len(value))
-                    value[index] = _changed(value[index], names, rng)
-                else:
-                    setattr(owner, field.name, _changed(value, names, rng))
-            except (ValueError, TypeError):  # the field's own type has no room for this number
-                owner.ClearField(field.name)
+            damage(spec, names, rng)
             (package / MODEL).write_bytes(spec.SerializeToString())
             refused += _try(package)
     finally:
