@@ -107,16 +107,16 @@ def test_bad_requests_leave_no_file(published: Path, tmp_path: Path) -> None:
 
 def test_a_fleet_splits_as_the_rollout_says(published: Path, tmp_path: Path) -> None:
     def fleet(**options: object) -> dict[str | None, int]:
-        found = simulate(published, channel="stable", model=MODEL, devices=20_000, **options)  # type: ignore[arg-type]
-        assert sum(found.devices_by_release.values()) == 20_000
+        found = simulate(published, channel="stable", model=MODEL, devices=100_000, **options)  # type: ignore[arg-type]
+        assert sum(found.devices_by_release.values()) == 100_000
         return found.devices_by_release
 
     signing = Signing(tmp_path / "keys")
     set_rollout(published, signing, channel="stable", model=MODEL, release="2", percent=10)
-    assert 0.09 < fleet()["2"] / 20_000 < 0.11
-    assert 0.48 < fleet(percent=50)["2"] / 20_000 < 0.52
+    assert 0.09 < fleet()["2"] / 100_000 < 0.11
+    assert 0.48 < fleet(percent=50)["2"] / 100_000 < 0.52
     set_rollout(published, signing, channel="stable", model=MODEL, release="2", halted=True)
-    assert fleet() == {"1": 20_000, "2": 0}
+    assert fleet() == {"1": 100_000, "2": 0}
 
 
 def test_a_fleet_says_who_is_left_out_and_what_is_sent(published: Path, tmp_path: Path) -> None:
